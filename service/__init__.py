@@ -1,0 +1,1 @@
+"""Online service: checkpoints in, answers over HTTP out."""

@@ -1,0 +1,1 @@
+"""Offline training: from a data set to a checkpoint with its card."""

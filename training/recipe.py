@@ -1,0 +1,163 @@
+"""Recipes: small TOML files that say what to train, on what, and how."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from vampprior.checkpoint import CHECKPOINT_NAME
+from vampprior.config import ModelConfig
+
+__all__ = ["Recipe", "RecipeError", "find_recipe", "list_recipes"]
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """The `[training]` table of a recipe; the defaults are the paper's (Sec. 5.1).
+
+    learning_rate: of Adam on normalized gradients
+    batch_size:    images a step
+    warmup_epochs: epochs over which the KL weight rises linearly from 0 to 1
+    max_epochs:    epochs at most
+    patience:      epochs without a better validation ELBO after which training stops; the warm-up does not count
+    seed:          of the initial weights, the order of the images and all noise
+    precision:     float32, or bfloat16 for the hidden layers' products (latents and densities stay float32)
+    compile:       fuse the step with torch.compile, which needs a C++ compiler on a CPU
+    """
+
+    learning_rate: float = 5e-4
+    batch_size: int = 100
+    warmup_epochs: int = 100
+    max_epochs: int = 2000
+    patience: int = 50
+    seed: int = 1
+    precision: str = "float32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"training.{name} must be at least 1, not {getattr(self, name)}")
+        if self.warmup_epochs < 0 or self.seed < 0:
+            raise RecipeError("training.warmup_epochs and training.seed must not be negative")
+        if not self.learning_rate > 0:
+            raise RecipeError(f"training.learning_rate must be positive, not {self.learning_rate}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class PseudoInputs:
+    """The `[pseudo_inputs]` table: where the pseudo-inputs start, N(mean, std) per pixel."""
+
+    mean: float = 0.5
+    std: float = 0.02
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment: the checkpoint's name, a data set, a network and how to fit it.
+
+    dataset: the name of a data set (`python -m training data` lists them), or the path of the user's own images
+    """
+
+    name: str
+    dataset: str
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pseudo_inputs: PseudoInputs = field(default_factory=PseudoInputs)
+    training: Optimization = field(default_factory=Optimization)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from plain values; a missing, unknown or ill-typed key raises `RecipeError`."""
+        _check_keys("", values, cls)
+        for key in ("name", "dataset"):
+            if not isinstance(values.get(key), str) or not values[key]:
+                raise RecipeError(f"a recipe needs a {key}")
+        if not re.fullmatch(CHECKPOINT_NAME, values["name"]):
+            raise RecipeError(f"the name {values['name']!r} must be lower-case letters, digits, '.', '_' and '-'")
+        model_table = _table(values, "model")
+        if "image_shape" in model_table:
+            raise RecipeError("[model]: image_shape comes from the data set; leave it out")
+        try:
+            model = ModelConfig.from_dict(model_table)
+        except ValueError as error:
+            raise RecipeError(f"[model]: {error}") from error
+        return cls(
+            name=values["name"],
+            dataset=values["dataset"],
+            model=model,
+            pseudo_inputs=_read(PseudoInputs, "pseudo_inputs", values),
+            training=_read(Optimization, "training", values),
+        )
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Recipe:
+        """Read a recipe file; raises `RecipeError` if it is not one."""
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeError(f"{path}: {error}") from error
+        try:
+            return cls.from_dict(values)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` takes back."""
+        values = asdict(self)
+        del values["model"]["image_shape"]
+        return values
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name, or in the file of that path; raises `RecipeError` if there is none."""
+    if name.endswith(".toml"):
+        return Recipe.from_toml(Path(name))
+    if name not in list_recipes():
+        raise RecipeError(f"no recipe {name!r}; there are {', '.join(list_recipes())}, or give the path of a .toml file")
+    return Recipe.from_toml(RECIPES / f"{name}.toml")
+
+
+def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = values.get(name, {})
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{name} must be a table, written [{name}]")
+    return table
+
+
+def _read(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
+    table = _table(values, name)
+    _check_keys(f"{name}.", table, kind)
+    converted = {}
+    for known in fields(kind):
+        if known.name not in table:
+            continue
+        value, wanted = table[known.name], type(known.default)
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if type(value) is not wanted:
+            raise RecipeError(f"{name}.{known.name} must be of type {wanted.__name__}, not {value!r}")
+        converted[known.name] = value
+    return kind(**converted)
+
+
+def _check_keys(prefix: str, values: Mapping[str, Any], kind: type[Any]) -> None:
+    known = [known.name for known in fields(kind)]
+    if unknown := [key for key in values if key not in known]:
+        raise RecipeError(f"unknown key {prefix}{unknown[0]}; known are {', '.join(known)}")

@@ -1,0 +1,231 @@
+"""The training loop: warm-up, early stopping on the validation ELBO, best weights kept, resumable after every epoch."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from training.datasets import Dataset, Pixels
+from training.optim import NormalizedAdam
+from training.recipe import Recipe, RecipeError
+from vampprior.models import LatentModel, build_model
+
+__all__ = ["EpochMetrics", "Trainer"]
+
+STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One epoch in numbers: nats per image, seconds."""
+
+    epoch: int
+    kl_weight: float
+    train_elbo: float
+    train_reconstruction: float
+    train_kl: float
+    valid_elbo: float
+    valid_reconstruction: float
+    valid_kl: float
+    seconds: float
+
+
+class Trainer:
+    """Fits one recipe's model to a data set, an epoch at a time.
+
+    Every epoch's order and noise come from a generator seeded with the recipe's seed and the epoch's number, so that a
+    run resumed from `run_dir` gives the numbers of an uninterrupted one.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, run_dir: Path, device: torch.device) -> None:
+        self.recipe, self.run_dir, self.device = recipe, run_dir, device
+        self.config = replace(recipe.model, image_shape=dataset.image_shape)
+        self.dataset_card = dataset.describe()
+        torch.manual_seed(recipe.training.seed)
+        try:
+            self.model: LatentModel = build_model(self.config).to(device)
+        except ValueError as error:
+            raise RecipeError(f"[model]: {error}") from error
+        self._start_pseudo_inputs()
+        self.levels = dataset.levels
+        self.train_images = self._resident(dataset.train)
+        self.valid_images = self._resident(dataset.valid)
+        self.optimizer = NormalizedAdam(self.model.parameters(), lr=recipe.training.learning_rate)
+        self.best_weights = self._weights()
+        self.best_elbo, self.best_epoch, self.epoch, self.seconds = float("-inf"), 0, 0, 0.0
+        self._loss: Callable[..., tuple[Tensor, Tensor]] = self._plain_loss
+        if recipe.training.compile:
+            self._loss = torch.compile(self._plain_loss)
+
+    @property
+    def finished(self) -> bool:
+        """Whether `max_epochs` are done or the validation ELBO has not risen for `patience` epochs past the warm-up."""
+        settings = self.recipe.training
+        waited = self.epoch - max(self.best_epoch, settings.warmup_epochs)
+        return self.epoch >= settings.max_epochs or waited >= settings.patience
+
+    def run_epoch(self) -> EpochMetrics:
+        """Train for one epoch, validate, and save the state; returns the epoch's metrics."""
+        started = time.perf_counter()
+        settings = self.recipe.training
+        epoch = self.epoch + 1
+        kl_weight = min(1.0, epoch / settings.warmup_epochs) if settings.warmup_epochs else 1.0
+        generator = torch.Generator(self.device).manual_seed(settings.seed * 1_000_003 + epoch)
+        train = self._train_epoch(kl_weight, generator)
+        valid = self._validate()
+        if not torch.isfinite(torch.tensor([*train, *valid])).all():
+            raise FloatingPointError(f"epoch {epoch} gave a bound that is not finite; try a smaller learning rate")
+        self.epoch, self.seconds = epoch, self.seconds + time.perf_counter() - started
+        metrics = EpochMetrics(epoch, kl_weight, *train, *valid, seconds=time.perf_counter() - started)
+        if metrics.valid_elbo > self.best_elbo:
+            self.best_elbo, self.best_epoch, self.best_weights = metrics.valid_elbo, epoch, self._weights()
+        self._save(metrics)
+        return metrics
+
+    def _train_epoch(self, kl_weight: float, generator: torch.Generator) -> list[float]:
+        images, settings = self.train_images, self.recipe.training
+        order = torch.randperm(len(images), generator=generator, device=self.device)
+        weight = torch.tensor(kl_weight, device=self.device)
+        totals = torch.zeros(3, device=self.device, dtype=torch.float64)
+        self.model.train()
+        for batch in order.split(settings.batch_size):
+            x = self._pixels(images[batch])
+            noise = torch.randn(len(x), self.model.noise_dim, generator=generator, device=self.device)
+            loss, sums = self._loss(x, noise, weight)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            totals += sums
+        return (totals / len(images)).tolist()  # the epoch's only wait for the device
+
+    def _plain_loss(self, x: Tensor, noise: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
+        low = self.recipe.training.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            elbo = self.model.elbo(x, noise, kl_weight)
+        sums = torch.stack([(elbo.reconstruction - elbo.kl).sum(), elbo.reconstruction.sum(), elbo.kl.sum()])
+        return -elbo.value.mean(), sums.detach()
+
+    @torch.no_grad()
+    def _validate(self) -> list[float]:
+        self.model.eval()
+        mixture = self.model.prior_mixture()
+        # the same noise every time, so that epochs differ by their weights alone
+        generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
+        totals = torch.zeros(3, device=self.device, dtype=torch.float64)
+        for batch in self.valid_images.split(500):
+            noise = torch.randn(len(batch), self.model.noise_dim, generator=generator, device=self.device)
+            elbo = self.model.elbo(self._pixels(batch), noise, mixture=mixture)
+            totals += torch.stack([part.sum() for part in elbo])
+        return (totals / len(self.valid_images)).tolist()
+
+    def _start_pseudo_inputs(self) -> None:
+        start = self.recipe.pseudo_inputs
+        for name, parameter in self.model.named_parameters():
+            if name.endswith("free_inputs"):
+                torch.nn.init.normal_(parameter, start.mean, start.std)
+
+    def _resident(self, images: Pixels) -> Tensor:
+        return torch.from_numpy(images).to(self.device)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return images.float() / self.levels
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    # The state of a run: one safetensors file, replaced whole after every epoch.
+
+    def _save(self, metrics: EpochMetrics) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with open(self.run_dir / METRICS_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(metrics)) + "\n")
+        tensors = {f"model.{name}": tensor for name, tensor in self._weights().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": tensor for name, tensor in state.items()}
+        progress = {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_elbo": self.best_elbo,
+            "seconds": self.seconds,
+            "recipe": self.recipe.to_dict(),
+            "dataset": self.dataset_card,
+        }
+        partial = self.run_dir / (STATE_FILE + ".partial")
+        save_file(tensors, partial, metadata={"progress": json.dumps(progress)})
+        partial.replace(self.run_dir / STATE_FILE)
+
+    def resume(self) -> None:
+        """Continue the run in `run_dir`; raises `RecipeError` if there is none or it has another recipe or data set."""
+        path = self.run_dir / STATE_FILE
+        if not path.exists():
+            raise RecipeError(f"there is no run to resume in {self.run_dir}")
+        with safe_open(path, framework="pt", device=str(self.device)) as file:
+            progress = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if progress["recipe"] != self.recipe.to_dict():
+            raise RecipeError(f"the run in {self.run_dir} was started with another recipe")
+        if progress["dataset"] != self.dataset_card:
+            raise RecipeError(f"the run in {self.run_dir} was started on other data")
+        self.model.load_state_dict(_part(tensors, "model."))
+        self.best_weights = _part(tensors, "best.")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _part(tensors, "adam.").items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.epoch, self.seconds = progress["epoch"], progress["seconds"]
+        self.best_epoch, self.best_elbo = progress["best_epoch"], progress["best_elbo"]
+        self._trim_metrics()
+
+    def _trim_metrics(self) -> None:
+        """Drop lines of epochs after the saved state: a kill can come between the two writes."""
+        path = self.run_dir / METRICS_FILE
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        path.write_text("".join(line + "\n" for line in lines[: self.epoch]), encoding="utf-8")
+
+    def history(self) -> list[dict[str, Any]]:
+        """Metrics of every epoch so far, oldest first."""
+        path = self.run_dir / METRICS_FILE
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def best_model(self) -> LatentModel:
+        """The model with the weights of the best epoch, on the CPU."""
+        model = build_model(self.config)
+        model.load_state_dict(self.best_weights)
+        return model.eval()
+
+    def summary(self) -> dict[str, Any]:
+        """What a card says of the training."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.recipe.training.seed,
+            "epochs": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_valid_elbo": self.best_elbo,
+            "wall_clock_seconds": round(self.seconds, 1),
+            "device": device_name(self.device),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        }
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words, for a card."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

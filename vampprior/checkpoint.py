@@ -1,0 +1,232 @@
+"""Checkpoints: float32 weights in safetensors and a `card.json` that says what they are. Nothing else is ever loaded.
+
+    <store>/<name>/<version>/model.safetensors
+    <store>/<name>/<version>/card.json
+
+A checkpoint that does not fit is refused:
+
+    CheckpointError
+     +- CardError       card.json is missing, is not JSON, or lacks or contradicts something
+     +- WeightsError    model.safetensors is missing, damaged, or does not fit the card's model
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vampprior.config import ModelConfig
+from vampprior.models import LatentModel, build_model
+
+__all__ = ["CardError", "Card", "CheckpointError", "WeightsError", "load_checkpoint", "read_card", "save_checkpoint", "write_card"]
+
+CARD_FILE, WEIGHTS_FILE = "card.json", "model.safetensors"
+SCHEMA_VERSION = 1
+CHECKPOINT_NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
+MAX_CARD_BYTES = 4 * 1024 * 1024
+
+
+class CheckpointError(Exception):
+    """A checkpoint that must not be used; the message says what is wrong with it."""
+
+
+class CardError(CheckpointError):
+    """`card.json` is missing, unreadable or does not fit."""
+
+
+class WeightsError(CheckpointError):
+    """`model.safetensors` is missing, damaged or does not fit the card."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint is, where it came from and how good it is.
+
+    name, version: its place in a store, `<name>/<version>`
+    model:         the network
+    dataset:       name, split sizes and hashes of the data
+    training:      recipe, seed, epochs, best epoch, wall-clock in seconds, device, library versions
+    metrics:       test log-likelihood with its standard error, ELBO, KL, reconstruction (nats), active units per
+                   layer, and the number of images scored; empty before evaluation
+    log_likelihood_quantiles: `probabilities` and `values` (nats) of the test images' log-likelihoods, both ascending
+    weights_sha256: of model.safetensors; filled in by `save_checkpoint`
+    """
+
+    name: str
+    version: str
+    model: ModelConfig
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    log_likelihood_quantiles: Mapping[str, list[float]] = field(default_factory=dict)
+    weights_sha256: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for key in ("name", "version"):
+            value = getattr(self, key)
+            if not isinstance(value, str) or not re.fullmatch(CHECKPOINT_NAME, value):
+                raise CardError(f"{key} {value!r} must be lower-case letters, digits, '.', '_' and '-'")
+        for key in ("dataset", "training", "metrics", "log_likelihood_quantiles"):
+            if not isinstance(getattr(self, key), Mapping):
+                raise CardError(f"{key} must be an object")
+        if self.log_likelihood_quantiles:
+            _check_quantiles(self.log_likelihood_quantiles)
+
+    def percentile(self, log_likelihood: float) -> float | None:
+        """Per cent of the checkpoint's own test images that score lower, 0 to 100; None before evaluation."""
+        if not self.log_likelihood_quantiles:
+            return None
+        values = torch.tensor(self.log_likelihood_quantiles["values"], dtype=torch.float64)
+        probabilities = torch.tensor(self.log_likelihood_quantiles["probabilities"], dtype=torch.float64)
+        return 100.0 * _interpolate(log_likelihood, values, probabilities)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Card:
+        """Build a card from plain values; raises `CardError` if they do not fit."""
+        if not isinstance(values, dict):
+            raise CardError("card.json must hold a JSON object")
+        if values.get("schema_version") != SCHEMA_VERSION:
+            raise CardError(f"schema_version is {values.get('schema_version')!r}, this program reads {SCHEMA_VERSION}")
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise CardError(f"unknown key {unknown[0]}")
+        if missing := sorted({"name", "version", "model", "weights_sha256"} - set(values)):
+            raise CardError(f"{missing[0]} is missing")
+        if not isinstance(values["model"], dict):
+            raise CardError("model must be an object")
+        try:
+            model = ModelConfig.from_dict(values["model"])
+        except (ValueError, TypeError) as error:
+            raise CardError(f"model: {error}") from error
+        if not isinstance(values["weights_sha256"], str):
+            raise CardError("weights_sha256 must be a string")
+        return cls(**{**values, "model": model})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` takes back."""
+        return asdict(self) | {"model": self.model.to_dict()}
+
+
+def save_checkpoint(folder: Path, model: LatentModel, card: Card) -> Card:
+    """Write the model's weights as float32 and the card beside them; returns the card with the weights' sha256.
+
+    Each file appears whole or not at all, the card last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in model.state_dict().items()}
+    payload = save(tensors)
+    _write(folder / WEIGHTS_FILE, payload)
+    card = Card(**{**_shallow(card), "weights_sha256": hashlib.sha256(payload).hexdigest()})
+    write_card(folder, card)
+    return card
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write `card.json`, whole or not at all."""
+    _write(folder / CARD_FILE, (json.dumps(card.to_dict(), indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_card(folder: Path) -> Card:
+    """Read and check `card.json`; raises `CardError`."""
+    path = folder / CARD_FILE
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise CardError(f"{path} is larger than {MAX_CARD_BYTES} bytes")
+        return Card.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise CardError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CardError(f"{path} is not JSON: {error}") from error
+    except CardError as error:
+        raise CardError(f"{path}: {error}") from error
+
+
+def load_checkpoint(folder: Path) -> tuple[LatentModel, Card]:
+    """Load a checkpoint for inference: the model in float32 on the CPU, without gradients, and its card.
+
+    Verifies the card's schema, the sha256 of the weights, and every tensor's name, shape, dtype and finiteness.
+    Raises `CardError` or `WeightsError`.
+    """
+    card = read_card(folder)
+    path = folder / WEIGHTS_FILE
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    if (digest := hashlib.sha256(payload).hexdigest()) != card.weights_sha256:
+        raise WeightsError(f"{path} has sha256 {digest}, its card says {card.weights_sha256}: damaged, or another model's")
+    try:
+        tensors = load(payload)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+    try:
+        with torch.device("meta"):
+            expected = build_model(card.model).state_dict()
+    except ValueError as error:
+        raise CardError(f"{folder / CARD_FILE}: {error}") from error
+    _check_tensors(path, tensors, expected)
+    model = build_model(card.model)
+    model.load_state_dict(tensors)
+    return model.requires_grad_(False).eval(), card
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    if missing := sorted(set(expected) - set(tensors)):
+        raise WeightsError(f"{path} lacks the tensor {missing[0]} of the card's model")
+    if unknown := sorted(set(tensors) - set(expected)):
+        raise WeightsError(f"{path} has a tensor {unknown[0]} that the card's model has not")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise WeightsError(f"{path}: {name} has shape {tuple(tensor.shape)}, not {tuple(expected[name].shape)}")
+        if tensor.dtype != expected[name].dtype:
+            raise WeightsError(f"{path}: {name} is {tensor.dtype}, not {expected[name].dtype}")
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{path}: {name} holds a value that is not finite")
+
+
+def _check_quantiles(quantiles: Mapping[str, Any]) -> None:
+    columns = [quantiles.get("probabilities"), quantiles.get("values")]
+    for column in columns:
+        if not isinstance(column, list) or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in column):
+            raise CardError("log_likelihood_quantiles must hold lists of finite numbers: probabilities and values")
+        if sorted(column) != column:
+            raise CardError("log_likelihood_quantiles must be ascending")
+    if len(columns[0]) != len(columns[1]) or len(columns[0]) < 2:
+        raise CardError("log_likelihood_quantiles must hold as many probabilities as values, two at least")
+
+
+def _interpolate(at: float, xs: Tensor, ys: Tensor) -> float:
+    """Piecewise linear through (xs, ys), constant outside."""
+    right = int(torch.searchsorted(xs, torch.tensor([at], dtype=xs.dtype)).item())
+    if right == 0:
+        return float(ys[0])
+    if right == len(xs):
+        return float(ys[-1])
+    share = (at - float(xs[right - 1])) / (float(xs[right]) - float(xs[right - 1]))
+    return float(ys[right - 1]) + share * (float(ys[right]) - float(ys[right - 1]))
+
+
+def _shallow(card: Card) -> dict[str, Any]:
+    return {item.name: getattr(card, item.name) for item in fields(card)}
+
+
+def _write(path: Path, payload: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,73 @@
+"""The description of a network: all that is needed to build it again, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+__all__ = ["ModelConfig"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture of a model; two equal configs build the same network.
+
+    model:          kind of network, a key of `vampprior.MODELS`
+    prior:          prior over the top latent, a key of `vampprior.PRIORS`
+    likelihood:     distribution of a pixel, a key of `vampprior.LIKELIHOODS`
+    image_shape:    channels, height and width (C, H, W) of an image
+    z1_dim, z2_dim: latent units of the bottom and of the top layer
+    hidden_dim:     units of a hidden layer
+    num_components: components K of the prior; pseudo-inputs, for a VampPrior
+
+    Raises `ValueError` if a field has the wrong type or is out of range. Whether the three names exist is
+    checked when the model is built.
+    """
+
+    model: str = "hvae"
+    prior: str = "vampprior"
+    likelihood: str = "bernoulli"
+    image_shape: tuple[int, int, int] = (1, 28, 28)
+    z1_dim: int = 40
+    z2_dim: int = 40
+    hidden_dim: int = 300
+    num_components: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("model", "prior", "likelihood"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a name, not {getattr(self, name)!r}")
+        shape = self.image_shape
+        if len(shape) != 3 or not all(_is_size(side) for side in shape):
+            raise ValueError(f"image_shape must be three positive whole numbers (C, H, W), not {shape!r}")
+        for name in ("z1_dim", "z2_dim", "hidden_dim", "num_components"):
+            if not _is_size(getattr(self, name)):
+                raise ValueError(f"{name} must be a positive whole number, not {getattr(self, name)!r}")
+
+    @property
+    def num_pixels(self) -> int:
+        """D, the number of values in an image."""
+        channels, height, width = self.image_shape
+        return channels * height * width
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Build a config from plain values, as read from JSON or TOML; an unknown key raises `ValueError`."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown model setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        values = dict(values)
+        if isinstance(values.get("image_shape"), list):
+            values["image_shape"] = tuple(values["image_shape"])
+        if not isinstance(values.get("image_shape", ()), tuple):
+            raise ValueError(f"image_shape must be a list [C, H, W], not {values['image_shape']!r}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` takes back."""
+        return asdict(self) | {"image_shape": list(self.image_shape)}
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

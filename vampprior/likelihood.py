@@ -1,0 +1,142 @@
+"""Importance-sampling estimate of log p(x) (Burda et al., 2015; Sec. 5.2 of the paper)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vampprior.distributions import Mixture
+from vampprior.models import Context, LatentModel
+
+__all__ = ["LogLikelihood", "RunningLogMeanExp", "log_importance_weights", "log_likelihood", "torch_noise"]
+
+NoiseSource = Callable[[int], Tensor]
+"""Gives standard-normal noise for the next importance samples of every image: s -> (N, s, noise_dim)."""
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """A log-likelihood in nats with its Monte Carlo error; each tensor has shape (N,) and is float64 on the CPU.
+
+    value:                 log 1/S sum_s w_s, with w_s = p(x, z_s) / q(z_s | x)
+    standard_error:        delta-method standard error of `value`
+    effective_sample_size: (sum w)^2 / sum w^2, between 1 and S
+    elbo:                  1/S sum_s log w_s, a lower bound of `value`
+    num_samples:           S
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    effective_sample_size: Tensor
+    elbo: Tensor
+    num_samples: int
+
+
+class RunningLogMeanExp:
+    """log 1/S sum_s w_s over chunks of log-weights, without overflow and without keeping them.
+
+    Holds, per image and in float64, the greatest log-weight m, sum exp(log w - m), sum exp(2 (log w - m)) and
+    sum log w. `state` is a tensor (4, N) from which `from_state` continues.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        self.num_samples = 0
+        self.state = torch.zeros(4, num_images, dtype=torch.float64)
+        self.state[0] = -math.inf
+
+    @classmethod
+    def from_state(cls, state: Tensor, num_samples: int) -> RunningLogMeanExp:
+        """Continue from the `state` and `num_samples` of an earlier accumulator."""
+        running = cls(state.shape[1])
+        running.state, running.num_samples = state.clone(), num_samples
+        return running
+
+    def update(self, log_weights: Tensor) -> None:
+        """Take in log-weights of shape (N, s)."""
+        log_weights = log_weights.to("cpu", torch.float64)
+        old_max, first, second, total = self.state
+        new_max = torch.maximum(old_max, log_weights.amax(dim=1))
+        weights = torch.exp(log_weights - new_max.unsqueeze(1))
+        shrink = torch.exp(old_max - new_max)
+        self.state = torch.stack(
+            [
+                new_max,
+                first * shrink + weights.sum(1),
+                second * shrink.square() + weights.square().sum(1),
+                total + log_weights.sum(1),
+            ]
+        )
+        self.num_samples += log_weights.shape[1]
+
+    def result(self) -> LogLikelihood:
+        """The estimate from all chunks so far; raises `ValueError` before the first."""
+        if self.num_samples == 0:
+            raise ValueError("no importance samples were taken")
+        greatest, first, second, total = self.state
+        samples = self.num_samples
+        effective = (first.square() / second).clamp(1.0, samples)
+        # var(w) / (S mean(w)^2) with the unbiased variance; one sample says nothing about its error
+        variance = (samples / effective - 1.0) / (samples - 1) if samples > 1 else torch.full_like(effective, math.nan)
+        return LogLikelihood(
+            value=greatest + torch.log(first / samples),
+            standard_error=variance.sqrt(),
+            effective_sample_size=effective,
+            elbo=total / samples,
+            num_samples=samples,
+        )
+
+
+def log_importance_weights(model: LatentModel, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> Tensor:
+    """log p(x, z) / q(z | x) for draws of every image: x (N, C, H, W), noise (N, s, noise_dim) -> (N, s).
+
+    `context` is `model.condition(x)` and `mixture` is `model.prior_mixture()`, computed once by the caller.
+    """
+    shared = tuple(part.unsqueeze(1) for part in context)
+    log_px, kl = model.log_ratio(x.unsqueeze(1), shared, noise, mixture)
+    return log_px - kl
+
+
+def torch_noise(model: LatentModel, x: Tensor, generator: torch.Generator | None = None) -> NoiseSource:
+    """Noise for the images x from a torch generator (the global one by default), on the images' device."""
+
+    def draw(num_samples: int) -> Tensor:
+        shape = (len(x), num_samples, model.noise_dim)
+        return torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    return draw
+
+
+@torch.inference_mode()
+def log_likelihood(
+    model: LatentModel,
+    x: Tensor,
+    *,
+    num_samples: int = 5000,
+    chunk_rows: int = 500,
+    noise: NoiseSource | None = None,
+    mixture: Mixture | None = None,
+) -> LogLikelihood:
+    """Estimate log p(x) of each image with `num_samples` importance samples, in nats.
+
+    x:          images (N, C, H, W)
+    chunk_rows: rows (images times samples) that pass through the networks at once; bounds the memory
+    noise:      where the noise comes from; by default torch's global generator
+    mixture:    the prior, where the caller already has it
+
+    Raises `ValueError` unless both numbers are positive.
+    """
+    if num_samples < 1 or chunk_rows < 1:
+        raise ValueError(f"num_samples and chunk_rows must be positive, not {num_samples} and {chunk_rows}")
+    mixture = model.prior_mixture() if mixture is None else mixture
+    noise = torch_noise(model, x) if noise is None else noise
+    context = model.condition(x)
+    running = RunningLogMeanExp(len(x))
+    per_chunk = max(1, chunk_rows // max(1, len(x)))
+    while running.num_samples < num_samples:
+        count = min(per_chunk, num_samples - running.num_samples)
+        running.update(log_importance_weights(model, x, context, noise(count), mixture))
+    return running.result()

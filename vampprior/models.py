@@ -1,0 +1,172 @@
+"""Deep latent-variable models of images: what they can do (`LatentModel`), and the two-layer model of the paper (`HVAE`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vampprior.config import ModelConfig
+from vampprior.distributions import LIKELIHOODS, DiagonalNormal, Mixture
+from vampprior.networks import DenseConditional, DenseDecoder, DenseEncoder, DensePosterior
+from vampprior.priors import PRIORS
+
+__all__ = ["HVAE", "MODELS", "Context", "Elbo", "LatentModel", "Latents", "build_model"]
+
+Context = tuple[Tensor, ...]
+"""What inference needs of a batch of images, computed once: tensors whose first dimension is the image."""
+
+Latents = tuple[Tensor, ...]
+"""One tensor (*, M) per stochastic layer, bottom first: (z1, z2)."""
+
+
+class Elbo(NamedTuple):
+    """A single-sample evidence lower bound, in nats, per image; each tensor has the shape of the batch.
+
+    value:          reconstruction - kl_weight * kl
+    reconstruction: log p(x | z) at the sampled latents
+    kl:             log q(z | x) - log p(z) at the same latents
+    """
+
+    value: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+class Posterior(NamedTuple):
+    """A joint draw of the latents given images: the draw, its log-density under q and that under the prior."""
+
+    latents: Latents
+    log_q: Tensor
+    log_p: Tensor
+
+
+class LatentModel(nn.Module, ABC):
+    """A density model of images with stochastic layers z and a prior over the top one.
+
+    Images have shape (N, C, H, W) and values in [0, 1]. Every draw takes its standard-normal noise as an argument:
+    `noise_dim` numbers for one image, those of the top layer first. Nothing here keeps a random state.
+    """
+
+    latent_dims: dict[str, int]
+    """Width of each stochastic layer, top first: the order in which they are drawn."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.likelihood = LIKELIHOODS[config.likelihood]
+
+    @property
+    def noise_dim(self) -> int:
+        """Standard-normal numbers that one draw of all latents takes."""
+        return sum(self.latent_dims.values())
+
+    @abstractmethod
+    def prior_mixture(self) -> Mixture:
+        """The prior over the top latent; compute it once where the parameters do not change."""
+
+    @abstractmethod
+    def condition(self, x: Tensor) -> Context:
+        """The part of inference that depends on the images alone, (N, C, H, W) -> tensors (N, ...)."""
+
+    @abstractmethod
+    def infer(self, context: Context, noise: Tensor, mixture: Mixture) -> Posterior:
+        """Draw all latents from q(z | x); `context` broadcasts against noise (*, noise_dim)."""
+
+    @abstractmethod
+    def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
+        """q of each layer, by name, top first, with the layers above at their means; (N, C, H, W) -> (N, M)."""
+
+    @abstractmethod
+    def descend(self, top: DiagonalNormal, noise: Tensor, temperature: float = 1.0) -> Latents:
+        """Ancestral draw: the top latent from `top`, the others from their conditional priors; noise (N, noise_dim)."""
+
+    @abstractmethod
+    def decode(self, latents: Latents) -> Tensor:
+        """Parameters of p(x | z), shape (*, outputs * D)."""
+
+    # What follows is the same for every model.
+
+    def log_ratio(self, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
+        """log p(x | z) and log q(z | x) - log p(z) at z drawn with `noise`; everything broadcasts against (*, noise_dim).
+
+        The first less the second is the logarithm of an importance weight, whose expectation is the ELBO (Eq. 1).
+        """
+        latents, log_q, log_p = self.infer(context, noise, mixture)
+        return self.likelihood.log_prob(x, self.decode(latents)), log_q - log_p
+
+    def elbo(self, x: Tensor, noise: Tensor, kl_weight: float | Tensor = 1.0, mixture: Mixture | None = None) -> Elbo:
+        """Single-sample lower bound (Eq. 2-3), per image: x (N, C, H, W), noise (N, noise_dim) -> tensors (N,)."""
+        mixture = self.prior_mixture() if mixture is None else mixture
+        reconstruction, kl = self.log_ratio(x, self.condition(x), noise, mixture)
+        return Elbo(reconstruction - kl_weight * kl, reconstruction, kl)
+
+    def mean_image(self, latents: Latents) -> Tensor:
+        """Expected image given the latents, values in [0, 1], (N, M) each -> (N, C, H, W)."""
+        return self._to_images(self.likelihood.mean(self.decode(latents)))
+
+    def draw_image(self, latents: Latents, uniform: Tensor) -> Tensor:
+        """Image drawn from p(x | z) with uniform numbers of shape (N, D) -> (N, C, H, W)."""
+        return self._to_images(self.likelihood.sample(self.decode(latents), uniform))
+
+    def _to_images(self, pixels: Tensor) -> Tensor:
+        return pixels.unflatten(-1, self.config.image_shape)
+
+
+class HVAE(LatentModel):
+    """The two-layer model of Sec. 4: q(z1 | x, z2) q(z2 | x) and p(x | z1, z2) p(z1 | z2) p(z2) (Eq. 10-15)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.latent_dims = {"z2": config.z2_dim, "z1": config.z1_dim}
+        self.q_z2 = DenseEncoder(config, config.z2_dim)
+        self.q_z1 = DensePosterior(config)
+        self.p_z1 = DenseConditional(config)
+        self.p_x = DenseDecoder(config)
+        self.prior = PRIORS[config.prior](config, config.z2_dim)
+
+    def prior_mixture(self) -> Mixture:
+        return self.prior.mixture(self.q_z2)
+
+    def condition(self, x: Tensor) -> Context:
+        return (*self.q_z2(x), self.q_z1.image_half(x))
+
+    def infer(self, context: Context, noise: Tensor, mixture: Mixture) -> Posterior:
+        mean, log_var, image_half = context
+        noise2, noise1 = self._split(noise)
+        q_z2 = DiagonalNormal(mean, log_var)
+        z2 = q_z2.sample(noise2)
+        q_z1 = self.q_z1(image_half, z2)
+        z1 = q_z1.sample(noise1)
+        log_q = q_z2.log_prob(z2) + q_z1.log_prob(z1)
+        log_p = mixture.log_prob(z2) + self.p_z1(z2).log_prob(z1)
+        return Posterior((z1, z2), log_q, log_p)
+
+    def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
+        mean, log_var, image_half = self.condition(x)
+        return {"z2": DiagonalNormal(mean, log_var), "z1": self.q_z1(image_half, mean)}
+
+    def descend(self, top: DiagonalNormal, noise: Tensor, temperature: float = 1.0) -> Latents:
+        noise2, noise1 = self._split(noise)
+        z2 = top.sample(noise2, temperature)
+        return self.p_z1(z2).sample(noise1, temperature), z2
+
+    def decode(self, latents: Latents) -> Tensor:
+        return self.p_x(*latents)
+
+    def _split(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        noise2, noise1 = noise.split(list(self.latent_dims.values()), dim=-1)
+        return noise2, noise1
+
+
+MODELS: dict[str, type[LatentModel]] = {"hvae": HVAE}
+
+
+def build_model(config: ModelConfig) -> LatentModel:
+    """A freshly initialized model; raises `ValueError` if the config names a model, prior or likelihood unknown here."""
+    for name, known in (("model", MODELS), ("prior", PRIORS), ("likelihood", LIKELIHOODS)):
+        if getattr(config, name) not in known:
+            raise ValueError(f"unknown {name} {getattr(config, name)!r}; known are {', '.join(sorted(known))}")
+    return MODELS[config.model](config)
