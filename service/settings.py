@@ -2,65 +2,184 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, RedisDsn, SecretStr, field_validator
+from limits import parse_many
+from pydantic import Field, RedisDsn, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.asyncio import ConnectionPool
 
-__all__ = ["Settings"]
+from vampprior.checkpoint import CHECKPOINT_NAME
+
+__all__ = ["Settings", "SettingsError", "load_settings"]
+
+PREFIX = "VAMP_"
+TRAINING_VARIABLES = {"VAMP_DATA_DIR"}
+
+
+class SettingsError(ValueError):
+    """The environment cannot be served; the message is one line that names each bad variable."""
 
 
 class Settings(BaseSettings):
     """Everything an operator can set. An unknown `VAMP_*` variable or a bad value stops the start."""
 
-    model_config = SettingsConfigDict(env_prefix="VAMP_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model_store: Path = Field(Path("model_store"), description="Folder of checkpoints, `<name>/<version>/`.")
+    model_store: Path = Field(default=Path("model_store"), description="Folder of checkpoints, `<name>/<version>/`.")
     default_model: str = Field(
-        "static_mnist-hvae-vampprior", description="Model that answers when a request names none, `name` or `name@version`."
+        default="static_mnist-hvae-vampprior",
+        description="Model that answers when a request names none, `name` or `name@version`.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    device: str = Field("auto", description="Where models compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
-    threads: int = Field(0, ge=0, description="Compute threads of a model; 0 takes the CPUs this process may use.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    device: str = Field(default="auto", description="Where models compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
+    threads: int = Field(
+        default=0, ge=0, description="Compute threads of a model; 0 takes the CPUs this process may use."
+    )
 
-    queue_length: int = Field(256, ge=1, description="Jobs that may wait for one model; one more is answered 503.")
+    queue_length: int = Field(
+        default=256, ge=1, description="Jobs that may wait for one model; one more is answered 503."
+    )
     queued_rows: int = Field(
-        2_000_000, ge=1, description="Network rows (images times samples) that may wait for one model; more is answered 503."
+        default=2_000_000,
+        ge=1,
+        description="Network rows (images times samples) that may wait for one model; more is answered 503.",
     )
     deadline_seconds: float = Field(
-        60.0, gt=0, description="Longest wait plus computation of a request; past it the answer is 504."
+        default=60.0, gt=0, description="Longest wait plus computation of a request; past it the answer is 504."
     )
     shutdown_seconds: float = Field(
-        10.0, ge=0, description="Time that requests under way get to finish once the service is told to stop."
+        default=10.0, ge=0, description="Time that requests under way get to finish once the service is told to stop."
     )
 
-    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1, description="Largest request body; a larger one is answered 413.")
-    max_images: int = Field(64, ge=1, description="Images in one request; more are answered 413.")
+    max_body_bytes: int = Field(
+        default=16 * 1024 * 1024, ge=1, description="Largest request body; a larger one is answered 413."
+    )
+    max_images: int = Field(default=64, ge=1, description="Images in one request; more are answered 413.")
     max_image_pixels: int = Field(
-        4_000_000, ge=1, description="Pixels of one uploaded image before resizing; more are answered 413."
+        default=4_000_000,
+        ge=1,
+        le=80_000_000,
+        description="Pixels of one uploaded image before resizing; more are answered 413.",
     )
-    max_num_samples: int = Field(100_000, ge=1, description="Importance samples an image; more are answered 422.")
+    max_num_samples: int = Field(
+        default=100_000, ge=1, description="Importance samples an image; more are answered 422."
+    )
 
-    cache_url: str = Field("memory://", description="Where answers are cached: `memory://` or `redis://host:port/db`.")
-    cache_ttl_seconds: int = Field(3600, ge=1, description="How long a cached answer lives.")
-    cache_memory_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Size of the `memory://` cache; the oldest answers leave first.")
+    cache_url: str = Field(
+        default="memory://",
+        description="Where answers are cached: `memory://`, `redis://host:port/db`, `rediss://` or `unix://path`.",
+    )
+    cache_ttl_seconds: int = Field(default=3600, ge=1, description="How long a cached answer lives.")
+    cache_memory_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=0,
+        description="Size of the `memory://` cache; the longest unused answers leave first.",
+    )
     cache_timeout_seconds: float = Field(
-        0.25, gt=0, description="Longest wait for Redis; past it the cache is skipped, which no client notices but in time."
+        default=0.25,
+        gt=0,
+        description="Longest wait for Redis; past it the cache is skipped, which no client notices but in time.",
     )
 
     api_keys: SecretStr = Field(
-        SecretStr(""), description="Comma-separated keys, one of which must come in `X-API-Key`, else 401; empty lets everyone in."
+        default=SecretStr(""),
+        description="Comma-separated keys, one of which must come in `X-API-Key`, else 401; empty lets everyone in.",
     )
     rate_limit: str = Field(
-        "", description="Requests a client may make, such as `100/minute`, else 429; empty sets no limit."
+        default="", description="Requests a client may make, such as `100/minute`, else 429; empty sets no limit."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line to print.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log line to print."
+    )
+
+    def api_key_list(self) -> list[str]:
+        """The keys that open the service; none means that it is open to everyone."""
+        return [key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip()]
+
+    @field_validator("default_model")
+    @classmethod
+    def _check_default_model(cls, value: str) -> str:
+        if not re.fullmatch(f"{CHECKPOINT_NAME}(@{CHECKPOINT_NAME})?", value):
+            raise ValueError(f"must be a model's `name` or `name@version`, not {value!r}")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value, re.ASCII):
+            raise ValueError(f"must be auto, cpu, cuda or cuda:N, not {value!r}")
+        return value
 
     @field_validator("cache_url")
     @classmethod
     def _check_cache_url(cls, value: str) -> str:
-        if value != "memory://":
-            RedisDsn(value)
+        # the messages leave the address out: it may carry a password
+        if value == "memory://":
+            return value
+        scheme = value.partition("://")[0]
+        if scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must be memory://, redis://host:port/db, rediss://host:port/db or unix://path")
+        try:
+            if scheme != "unix" and not re.fullmatch(r"(/\d*)?", RedisDsn(value).path or ""):
+                raise ValueError("the database is not a number")
+            # builds a connection without opening it, so that a misspelt option is found now and not at each request
+            ConnectionPool.from_url(value).make_connection()  # type: ignore[no-untyped-call]
+        except ValidationError as error:
+            raise ValueError(f"is not an address of Redis: {error.errors()[0]['msg']}") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"is not an address of Redis: {error}") from None
         return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_api_keys(cls, value: SecretStr) -> SecretStr:
+        keys = [key.strip() for key in value.get_secret_value().split(",")]
+        if keys != [""] and not all(key.isascii() and key.isprintable() and key for key in keys):
+            raise ValueError("must be keys of printable ASCII, separated by commas, none of them empty")
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate_limit(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            (limit,) = parse_many(value)
+        except ValueError:
+            limit = None
+        if limit is None or limit.amount < 1 or limit.get_expiry() < 1:
+            raise ValueError(f"must be one limit such as 100/minute or 5 per 10 seconds, not {value!r}")
+        return value
+
+
+def load_settings() -> Settings:
+    """Read the environment. Raises `SettingsError` with one line that names every bad or unknown variable."""
+    problems = _unknown_variables()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
+            problems.append(f"{name} {item['msg'].removeprefix('Value error, ')}")
+    if problems:
+        raise SettingsError(" ".join(f"Bad setting: {'; '.join(problems)}".split()))
+    return settings
+
+
+def _unknown_variables() -> list[str]:
+    """What to say about `VAMP_*` variables that no setting has, which pydantic-settings passes over."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    given = {name for name in os.environ if name.upper().startswith(PREFIX)}
+    problems = []
+    for name in sorted(given):
+        if name.upper() in known | TRAINING_VARIABLES:
+            continue
+        nearest = difflib.get_close_matches(name.upper(), known, n=1)
+        problems.append(f"{name} is not a setting" + (f", did you mean {nearest[0]}?" if nearest else ""))
+    return problems

@@ -1,56 +1,42 @@
-"""Data sets: images split into train, validation and test."""
+"""The data sets there are, and where they are kept."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import numpy as np
 import platformdirs
-from numpy.typing import NDArray
 
-__all__ = ["DATASETS", "Dataset", "DatasetError", "data_directory", "load_dataset"]
+from training.digits import Digits
+from training.own_images import load_own_images
+from training.splits import Dataset, DatasetError, Pixels
+from training.static_mnist import STATIC_MNIST
+from vampprior.distributions import Likelihood
 
-Pixels = NDArray[np.uint8]
-SPLITS = ("train", "valid", "test")
-
-
-class DatasetError(ValueError):
-    """A data set that cannot be had or used; the message says how to get it."""
+__all__ = ["DATASETS", "Dataset", "DatasetError", "Pixels", "Source", "data_directory", "load_dataset", "load_suited"]
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Images as uint8, each split of shape (N, C, H, W).
+class Source(Protocol):
+    """Where a data set comes from.
 
-    levels: the greatest pixel value: 1 for binary images, 255 for gray ones
+    summary: what it is, in a few words
     """
 
-    name: str
-    train: Pixels
-    valid: Pixels
-    test: Pixels
-    levels: int
-
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        channels, height, width = self.train.shape[1:]
-        return channels, height, width
+    def summary(self) -> str: ...
 
-    def describe(self) -> dict[str, Any]:
-        """What a checkpoint's card says of its data: name, image shape, split sizes and hashes."""
-        splits = {name: getattr(self, name) for name in SPLITS}
-        return {
-            "name": self.name,
-            "image_shape": list(self.image_shape),
-            "sizes": {name: len(images) for name, images in splits.items()},
-            "sha256": {name: hashlib.sha256(images.tobytes()).hexdigest() for name, images in splits.items()},
-        }
+    def is_there(self, directory: Path) -> bool:
+        """Whether it can be loaded from that data directory as it is."""
+
+    def fetch(self, directory: Path) -> None:
+        """Get it into the data directory; raises `DatasetError`, which says how to get it by hand, if it cannot."""
+
+    def load(self, directory: Path) -> Dataset:
+        """Read and verify it; raises `DatasetError` if it is damaged."""
+
+
+DATASETS: dict[str, Source] = {"static_mnist": STATIC_MNIST, "digits": Digits()}
 
 
 def data_directory() -> Path:
@@ -59,16 +45,26 @@ def data_directory() -> Path:
 
 
 def load_dataset(name: str, directory: Path | None = None) -> Dataset:
-    """The data set of that name; raises `DatasetError` if it is unknown or cannot be had."""
+    """The data set of that name, fetched if need be, or the user's own images at that path.
+
+    Raises `DatasetError` if there is none, if it cannot be had or if it is damaged.
+    """
+    if _is_path(name):
+        return load_own_images(Path(name).expanduser())
     if name not in DATASETS:
-        raise DatasetError(f"no data set {name!r}; there are {', '.join(sorted(DATASETS))}")
-    return DATASETS[name](directory or data_directory())
+        raise DatasetError(f"no data set {name!r}; there are {', '.join(DATASETS)}, or give the path of own images")
+    directory, source = directory or data_directory(), DATASETS[name]
+    if not source.is_there(directory):
+        source.fetch(directory)
+    return source.load(directory)
 
 
-def _static_mnist(directory: Path) -> Dataset:
-    with np.load(directory / "static_mnist.npz", allow_pickle=False) as arrays:
-        train, valid, test = (arrays[name][:, None] for name in SPLITS)
-    return Dataset("static_mnist", train, valid, test, levels=1)
+def load_suited(name: str, likelihood: Likelihood, directory: Path | None = None) -> Dataset:
+    """`load_dataset`, with own gray images thresholded at one half if the likelihood takes binary pixels only."""
+    dataset = load_dataset(name, directory)
+    return dataset.thresholded() if likelihood.binary and _is_path(name) else dataset
 
 
-DATASETS: dict[str, Callable[[Path], Dataset]] = {"static_mnist": _static_mnist}
+def _is_path(name: str) -> bool:
+    """Whether a recipe's `dataset` is the path of the user's own images; the name of a data set never is."""
+    return name not in DATASETS and (name.endswith(".npz") or "/" in name or os.sep in name or Path(name).exists())

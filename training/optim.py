@@ -21,7 +21,8 @@ class NormalizedAdam(torch.optim.Adam):
         super().__init__(params, lr=lr, fused=True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Normalize the gradients in place and update the parameters."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         norms = torch._foreach_norm(gradients)
         torch._foreach_add_(norms, 1e-7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -9,10 +10,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vampprior.checkpoint import CHECKPOINT_NAME
 from vampprior.config import ModelConfig
+from vampprior.models import build_model
 
-__all__ = ["Recipe", "RecipeError", "find_recipe", "list_recipes"]
+__all__ = ["Recipe", "RecipeError", "find_recipe", "first_difference", "list_recipes"]
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -48,9 +52,11 @@ class Optimization:
         for name in ("batch_size", "max_epochs", "patience"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"training.{name} must be at least 1, not {getattr(self, name)}")
-        if self.warmup_epochs < 0 or self.seed < 0:
-            raise RecipeError("training.warmup_epochs and training.seed must not be negative")
-        if not self.learning_rate > 0:
+        if self.warmup_epochs < 0:
+            raise RecipeError(f"training.warmup_epochs must not be negative, but is {self.warmup_epochs}")
+        if not 0 <= self.seed < 2**32:
+            raise RecipeError(f"training.seed must be between 0 and {2**32 - 1}, not {self.seed}")
+        if not 0 < self.learning_rate < math.inf:
             raise RecipeError(f"training.learning_rate must be positive, not {self.learning_rate}")
         if self.precision not in ("float32", "bfloat16"):
             raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
@@ -62,6 +68,12 @@ class PseudoInputs:
 
     mean: float = 0.5
     std: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 <= self.std < math.inf):
+            raise RecipeError(
+                f"pseudo_inputs: mean {self.mean} and std {self.std} are not those of a normal distribution"
+            )
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,8 @@ class Recipe:
             raise RecipeError("[model]: image_shape comes from the data set; leave it out")
         try:
             model = ModelConfig.from_dict(model_table)
+            with torch.device("meta"):
+                build_model(model)  # knows whether there is such a model
         except ValueError as error:
             raise RecipeError(f"[model]: {error}") from error
         return cls(
@@ -106,8 +120,10 @@ class Recipe:
         """Read a recipe file; raises `RecipeError` if it is not one."""
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RecipeError(f"{path}: {error}") from error
+        except OSError as error:
+            raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeError(f"{path} is not TOML: {error}") from error
         try:
             return cls.from_dict(values)
         except RecipeError as error:
@@ -130,8 +146,21 @@ def find_recipe(name: str) -> Recipe:
     if name.endswith(".toml"):
         return Recipe.from_toml(Path(name))
     if name not in list_recipes():
-        raise RecipeError(f"no recipe {name!r}; there are {', '.join(list_recipes())}, or give the path of a .toml file")
+        known = ", ".join(list_recipes())
+        raise RecipeError(f"no recipe {name!r}; there are {known}, or give the path of a .toml file")
     return Recipe.from_toml(RECIPES / f"{name}.toml")
+
+
+def first_difference(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:
+    """The first setting in which two recipes, as plain values, differ: in words, and empty if there is none."""
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            if change := first_difference(old, new, f"{prefix}{key}."):
+                return change
+        elif old != new:
+            return f"{prefix}{key} was {old!r} and now is {new!r}"
+    return ""
 
 
 def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

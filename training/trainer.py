@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.datasets import Dataset, Pixels
+from training.machine import can_compile, device_name
 from training.optim import NormalizedAdam
-from training.recipe import Recipe, RecipeError
+from training.recipe import Recipe, RecipeError, first_difference
+from training.splits import Dataset, Pixels
 from vampprior.models import LatentModel, build_model
 
-__all__ = ["EpochMetrics", "Trainer"]
+__all__ = ["METRICS_FILE", "STATE_FILE", "EpochMetrics", "Trainer"]
 
+Bounds = tuple[float, float, float]
+"""ELBO, reconstruction and KL: means over a split, in nats an image."""
 STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
 
 
@@ -52,10 +55,9 @@ class Trainer:
         self.config = replace(recipe.model, image_shape=dataset.image_shape)
         self.dataset_card = dataset.describe()
         torch.manual_seed(recipe.training.seed)
-        try:
-            self.model: LatentModel = build_model(self.config).to(device)
-        except ValueError as error:
-            raise RecipeError(f"[model]: {error}") from error
+        self.model: LatentModel = build_model(self.config).to(device)
+        if self.model.likelihood.binary and dataset.levels != 1:
+            raise RecipeError(f"[model]: {self.config.likelihood} takes black and white images; {dataset.name} is gray")
         self._start_pseudo_inputs()
         self.levels = dataset.levels
         self.train_images = self._resident(dataset.train)
@@ -63,16 +65,22 @@ class Trainer:
         self.optimizer = NormalizedAdam(self.model.parameters(), lr=recipe.training.learning_rate)
         self.best_weights = self._weights()
         self.best_elbo, self.best_epoch, self.epoch, self.seconds = float("-inf"), 0, 0, 0.0
+        self.compiled = recipe.training.compile and can_compile(device)
         self._loss: Callable[..., tuple[Tensor, Tensor]] = self._plain_loss
-        if recipe.training.compile:
+        if self.compiled:
             self._loss = torch.compile(self._plain_loss)
 
     @property
     def finished(self) -> bool:
         """Whether `max_epochs` are done or the validation ELBO has not risen for `patience` epochs past the warm-up."""
+        return self.epochs_left == 0
+
+    @property
+    def epochs_left(self) -> int:
+        """Epochs until training stops if the validation ELBO never rises again."""
         settings = self.recipe.training
         waited = self.epoch - max(self.best_epoch, settings.warmup_epochs)
-        return self.epoch >= settings.max_epochs or waited >= settings.patience
+        return max(0, min(settings.max_epochs - self.epoch, settings.patience - waited))
 
     def run_epoch(self) -> EpochMetrics:
         """Train for one epoch, validate, and save the state; returns the epoch's metrics."""
@@ -86,27 +94,28 @@ class Trainer:
         if not torch.isfinite(torch.tensor([*train, *valid])).all():
             raise FloatingPointError(f"epoch {epoch} gave a bound that is not finite; try a smaller learning rate")
         self.epoch, self.seconds = epoch, self.seconds + time.perf_counter() - started
-        metrics = EpochMetrics(epoch, kl_weight, *train, *valid, seconds=time.perf_counter() - started)
+        metrics = EpochMetrics(epoch, kl_weight, *train, *valid, time.perf_counter() - started)
         if metrics.valid_elbo > self.best_elbo:
             self.best_elbo, self.best_epoch, self.best_weights = metrics.valid_elbo, epoch, self._weights()
         self._save(metrics)
         return metrics
 
-    def _train_epoch(self, kl_weight: float, generator: torch.Generator) -> list[float]:
+    def _train_epoch(self, kl_weight: float, generator: torch.Generator) -> Bounds:
         images, settings = self.train_images, self.recipe.training
         order = torch.randperm(len(images), generator=generator, device=self.device)
         weight = torch.tensor(kl_weight, device=self.device)
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         self.model.train()
-        for batch in order.split(settings.batch_size):
+        for batch in torch.split(order, settings.batch_size):
             x = self._pixels(images[batch])
             noise = torch.randn(len(x), self.model.noise_dim, generator=generator, device=self.device)
             loss, sums = self._loss(x, noise, weight)
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             totals += sums
-        return (totals / len(images)).tolist()  # the epoch's only wait for the device
+        elbo, reconstruction, kl = (totals / len(images)).tolist()  # the epoch's only wait for the device
+        return elbo, reconstruction, kl
 
     def _plain_loss(self, x: Tensor, noise: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
         low = self.recipe.training.precision == "bfloat16"
@@ -116,17 +125,18 @@ class Trainer:
         return -elbo.value.mean(), sums.detach()
 
     @torch.no_grad()
-    def _validate(self) -> list[float]:
+    def _validate(self) -> Bounds:
         self.model.eval()
         mixture = self.model.prior_mixture()
         # the same noise every time, so that epochs differ by their weights alone
         generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
-        for batch in self.valid_images.split(500):
+        for batch in torch.split(self.valid_images, 500):
             noise = torch.randn(len(batch), self.model.noise_dim, generator=generator, device=self.device)
-            elbo = self.model.elbo(self._pixels(batch), noise, mixture=mixture)
-            totals += torch.stack([part.sum() for part in elbo])
-        return (totals / len(self.valid_images)).tolist()
+            bound = self.model.elbo(self._pixels(batch), noise, mixture=mixture)
+            totals += torch.stack([part.sum() for part in bound])
+        elbo, reconstruction, kl = (totals / len(self.valid_images)).tolist()
+        return elbo, reconstruction, kl
 
     def _start_pseudo_inputs(self) -> None:
         start = self.recipe.pseudo_inputs
@@ -166,15 +176,24 @@ class Trainer:
         partial.replace(self.run_dir / STATE_FILE)
 
     def resume(self) -> None:
-        """Continue the run in `run_dir`; raises `RecipeError` if there is none or it has another recipe or data set."""
+        """Continue the run in `run_dir`, from the beginning if it was stopped in its first epoch.
+
+        Raises `RecipeError` if there is no run, or if it is damaged, or has another recipe or data set.
+        """
+        if not self.run_dir.is_dir():
+            raise RecipeError(f"there is no run to resume in {self.run_dir}")
         path = self.run_dir / STATE_FILE
         if not path.exists():
-            raise RecipeError(f"there is no run to resume in {self.run_dir}")
-        with safe_open(path, framework="pt", device=str(self.device)) as file:
-            progress = json.loads(file.metadata()["progress"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if progress["recipe"] != self.recipe.to_dict():
-            raise RecipeError(f"the run in {self.run_dir} was started with another recipe")
+            self._trim_metrics()
+            return
+        try:
+            with safe_open(path, framework="pt", device=str(self.device)) as file:
+                progress = json.loads(file.metadata()["progress"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise RecipeError(f"{path} is damaged ({error}); remove the folder to start anew") from error
+        if change := first_difference(progress["recipe"], self.recipe.to_dict()):
+            raise RecipeError(f"the run in {self.run_dir} was started with another recipe: {change}")
         if progress["dataset"] != self.dataset_card:
             raise RecipeError(f"the run in {self.run_dir} was started on other data")
         self.model.load_state_dict(_part(tensors, "model."))
@@ -192,7 +211,9 @@ class Trainer:
         """Drop lines of epochs after the saved state: a kill can come between the two writes."""
         path = self.run_dir / METRICS_FILE
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        path.write_text("".join(line + "\n" for line in lines[: self.epoch]), encoding="utf-8")
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(line + "\n" for line in lines[: self.epoch]), encoding="utf-8")
+        partial.replace(path)
 
     def history(self) -> list[dict[str, Any]]:
         """Metrics of every epoch so far, oldest first."""
@@ -218,13 +239,6 @@ class Trainer:
             "device": device_name(self.device),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         }
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words, for a card."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -30,7 +30,16 @@ from torch import Tensor
 from vampprior.config import ModelConfig
 from vampprior.models import LatentModel, build_model
 
-__all__ = ["CardError", "Card", "CheckpointError", "WeightsError", "load_checkpoint", "read_card", "save_checkpoint", "write_card"]
+__all__ = [
+    "Card",
+    "CardError",
+    "CheckpointError",
+    "WeightsError",
+    "load_checkpoint",
+    "read_card",
+    "save_checkpoint",
+    "write_card",
+]
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "model.safetensors"
 SCHEMA_VERSION = 1
@@ -167,7 +176,9 @@ def load_checkpoint(folder: Path) -> tuple[LatentModel, Card]:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     if (digest := hashlib.sha256(payload).hexdigest()) != card.weights_sha256:
-        raise WeightsError(f"{path} has sha256 {digest}, its card says {card.weights_sha256}: damaged, or another model's")
+        raise WeightsError(
+            f"{path} has sha256 {digest}, its card says {card.weights_sha256}: it is damaged, or another model's"
+        )
     try:
         tensors = load(payload)
     except SafetensorError as error:
@@ -198,13 +209,15 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[
 
 
 def _check_quantiles(quantiles: Mapping[str, Any]) -> None:
-    columns = [quantiles.get("probabilities"), quantiles.get("values")]
-    for column in columns:
+    lengths = set()
+    for name in ("probabilities", "values"):
+        column = quantiles.get(name)
         if not isinstance(column, list) or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in column):
-            raise CardError("log_likelihood_quantiles must hold lists of finite numbers: probabilities and values")
+            raise CardError(f"log_likelihood_quantiles must hold a list of finite numbers named {name}")
         if sorted(column) != column:
-            raise CardError("log_likelihood_quantiles must be ascending")
-    if len(columns[0]) != len(columns[1]) or len(columns[0]) < 2:
+            raise CardError(f"the {name} of log_likelihood_quantiles must be ascending")
+        lengths.add(len(column))
+    if len(lengths) != 1 or min(lengths) < 2:
         raise CardError("log_likelihood_quantiles must hold as many probabilities as values, two at least")
 
 

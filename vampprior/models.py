@@ -1,4 +1,4 @@
-"""Deep latent-variable models of images: what they can do (`LatentModel`), and the two-layer model of the paper (`HVAE`)."""
+"""Deep latent-variable models of images: what each can do (`LatentModel`), and the paper's two-layer one (`HVAE`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vampprior.config import ModelConfig
 from vampprior.distributions import LIKELIHOODS, DiagonalNormal, Mixture
 from vampprior.networks import DenseConditional, DenseDecoder, DenseEncoder, DensePosterior
-from vampprior.priors import PRIORS
+from vampprior.priors import PRIORS, Prior
 
 __all__ = ["HVAE", "MODELS", "Context", "Elbo", "LatentModel", "Latents", "build_model"]
 
@@ -50,6 +50,7 @@ class LatentModel(nn.Module, ABC):
     `noise_dim` numbers for one image, those of the top layer first. Nothing here keeps a random state.
     """
 
+    prior: Prior
     latent_dims: dict[str, int]
     """Width of each stochastic layer, top first: the order in which they are drawn."""
 
@@ -66,6 +67,10 @@ class LatentModel(nn.Module, ABC):
     @abstractmethod
     def prior_mixture(self) -> Mixture:
         """The prior over the top latent; compute it once where the parameters do not change."""
+
+    def pseudo_inputs(self) -> Tensor | None:
+        """Images (K, C, H, W) that stand for the prior's components, or None if the prior has none."""
+        return self.prior.pseudo_inputs
 
     @abstractmethod
     def condition(self, x: Tensor) -> Context:
@@ -90,7 +95,7 @@ class LatentModel(nn.Module, ABC):
     # What follows is the same for every model.
 
     def log_ratio(self, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
-        """log p(x | z) and log q(z | x) - log p(z) at z drawn with `noise`; everything broadcasts against (*, noise_dim).
+        """log p(x | z) and log q(z | x) - log p(z) at z drawn with `noise`; all broadcasts against (*, noise_dim).
 
         The first less the second is the logarithm of an importance weight, whose expectation is the ELBO (Eq. 1).
         """
@@ -112,7 +117,7 @@ class LatentModel(nn.Module, ABC):
         return self._to_images(self.likelihood.sample(self.decode(latents), uniform))
 
     def _to_images(self, pixels: Tensor) -> Tensor:
-        return pixels.unflatten(-1, self.config.image_shape)
+        return pixels.reshape(*pixels.shape[:-1], *self.config.image_shape)
 
 
 class HVAE(LatentModel):
@@ -157,7 +162,7 @@ class HVAE(LatentModel):
         return self.p_x(*latents)
 
     def _split(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        noise2, noise1 = noise.split(list(self.latent_dims.values()), dim=-1)
+        noise2, noise1 = torch.split(noise, list(self.latent_dims.values()), dim=-1)
         return noise2, noise1
 
 
@@ -165,7 +170,7 @@ MODELS: dict[str, type[LatentModel]] = {"hvae": HVAE}
 
 
 def build_model(config: ModelConfig) -> LatentModel:
-    """A freshly initialized model; raises `ValueError` if the config names a model, prior or likelihood unknown here."""
+    """A freshly initialized model; raises `ValueError` if the config names an unknown model, prior or likelihood."""
     for name, known in (("model", MODELS), ("prior", PRIORS), ("likelihood", LIKELIHOODS)):
         if getattr(config, name) not in known:
             raise ValueError(f"unknown {name} {getattr(config, name)!r}; known are {', '.join(sorted(known))}")

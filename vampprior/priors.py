@@ -1,4 +1,4 @@
-"""Priors over the top latent. Each one, whatever its parameters, gives its `Mixture`: that is all a model asks of it."""
+"""Priors over the top latent. Each one, whatever its parameters, gives a `Mixture`: that is all a model asks of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Prior(nn.Module, ABC):
     pseudo_inputs: Tensor | None = None
     """Images (K, C, H, W) in [0, 1] that stand for the components, for priors that have them."""
 
-    def __init__(self, config: ModelConfig, latent_dim: int) -> None:
+    def __init__(self, config: ModelConfig, latent_dim: int) -> None:  # noqa: ARG002
         super().__init__()
 
     @abstractmethod
@@ -40,7 +40,7 @@ class StandardNormal(Prior):
         super().__init__(config, latent_dim)
         self.register_buffer("zero", torch.zeros(1, latent_dim), persistent=False)
 
-    def mixture(self, encoder: Encoder) -> Mixture:
+    def mixture(self, encoder: Encoder) -> Mixture:  # noqa: ARG002
         return Mixture(self.zero, self.zero, self.zero[:, 0])
 
 

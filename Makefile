@@ -1,0 +1,69 @@
+# Needs make and Python 3.11 or newer; everything else goes into .venv, here in the repository.
+# Each .venv/.NAME below is an empty file that says "the extra NAME is installed, as pyproject.toml asks for it":
+# it is touched last, so an installation that failed or was interrupted is tried again.
+
+PYTHON ?= python3
+RECIPE ?= static_mnist-hvae-vampprior
+ARGS ?=
+
+# Relative, and always `python -m`, so that the repository's own path may hold spaces.
+python := .venv/bin/python
+install := $(python) -m pip install
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help serve test check lint format train hooks clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+serve: .venv/.service ## Serve the checkpoints in model_store on port 8000, or on VAMP_PORT
+	$(python) -m service
+
+test: .venv/.test ## Run every test; ARGS="-k cache" picks some
+	$(python) -m pytest $(ARGS)
+
+check: lint test ## Run all that must pass before a change goes in: lint, then test
+
+lint: .venv/.dev ## Check format, lint rules and types
+	$(python) -m ruff format --check .
+	$(python) -m ruff check .
+	$(python) -m mypy
+
+format: .venv/.dev ## Format the code and repair what ruff can repair
+	$(python) -m ruff format .
+	$(python) -m ruff check --fix .
+
+train: .venv/.training ## Train the model of RECIPE, by default the paper's on static MNIST
+	$(python) -m training train $(RECIPE) $(ARGS)
+
+hooks: .venv/.dev ## Run lint before each commit and test before each push
+	$(python) -m pre_commit install
+
+clean: ## Remove .venv, caches and build output; checkpoints, data and runs stay
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find benchmarks service tests training vampprior -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.pip:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo >&2 'This needs Python 3.11 or newer, and "$(PYTHON)" is not. Name another: make PYTHON=python3.12 ...'; \
+		exit 1; }
+	"$(PYTHON)" -m venv --clear .venv
+	$(install) --upgrade pip
+	@touch $@
+
+.venv/.service: .venv/.pip pyproject.toml
+	$(install) --editable '.[service]'
+	@touch $@
+
+.venv/.training: .venv/.pip pyproject.toml
+	$(install) --editable '.[training]'
+	@touch $@
+
+.venv/.test: .venv/.pip pyproject.toml
+	$(install) --editable '.[service,training,test]'
+	@touch .venv/.service .venv/.training $@
+
+.venv/.dev: .venv/.pip pyproject.toml
+	$(install) --editable '.[service,training,test,dev]'
+	@touch .venv/.service .venv/.training .venv/.test $@

@@ -1,0 +1,37 @@
+"""`python -m service`: serve the model store over HTTP."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+
+from service.app import create_app
+from service.middleware import configure_logging
+from service.settings import SettingsError, load_settings
+
+
+def main() -> int:
+    """Run until told to stop; the exit status."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(f"service: {error}", file=sys.stderr)
+        return 2
+    configure_logging(settings.log_level)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The application: settings in, ASGI out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
+
+from service.cache import create_cache
+from service.errors import install_error_handlers
+from service.metrics import Metrics
+from service.middleware import install_middleware
+from service.routes import encode, health, loglik, models, pseudo_inputs, reconstruct, sample
+from service.routes.parameters import Service
+from service.settings import Settings
+from service.store import ModelStore
+
+__all__ = ["create_app"]
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """
+A density model at work: a hierarchical VAE with a VampPrior (Tomczak & Welling, 2018).
+
+Every call below can be tried as it stands: press *Try it out*, then *Execute*. Images go in as multipart `file`, as a
+raw PNG body or as base64 in JSON (filled in here), and come out as PNG, JSON or NPY. The same `seed` gives the same
+answer. Errors are `application/problem+json`.
+"""
+
+ROUTERS = (sample, reconstruct, loglik, encode, pseudo_inputs, models, health)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An application of its own: nothing is shared with another one in the process."""
+    metrics = Metrics()
+    service = Service(settings, metrics, ModelStore(settings, metrics), create_cache(settings, metrics))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(service.store.load())
+        loading.add_done_callback(_report)
+        yield
+        service.store.stopping = True
+        loading.cancel()
+        await service.cache.close()
+        await asyncio.to_thread(service.store.close, settings.shutdown_seconds)
+
+    app = FastAPIOffline(
+        title="VampPrior density model service",
+        description=DESCRIPTION,
+        version=version("vampprior"),
+        lifespan=lifespan,
+        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
+    )
+    app.state.service = service
+    for module in ROUTERS:
+        app.include_router(module.router)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    install_error_handlers(app)
+    install_middleware(app, settings, metrics)
+    return app
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("the model store could not be read", exc_info=error)

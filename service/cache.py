@@ -1,0 +1,271 @@
+"""A cache of deterministic answers. Equal requests in flight at once are computed once, and Redis is never a burden."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from service.errors import NotReady
+from service.metrics import Metrics
+from service.settings import Settings
+
+__all__ = ["Cache", "cache_key", "create_cache"]
+
+BREAK_SECONDS = 5.0  # how long a Redis that failed is left alone
+MAX_CONNECTIONS = 32
+MAX_STORES = 64  # answers on their way to Redis at once; more are not stored
+
+Clock = Callable[[], float]
+logger = logging.getLogger(__name__)
+
+
+def cache_key(operation: str, model_sha256: str, *parts: bytes | str) -> str:
+    """`v1:{operation}:{model sha256}:{hash of the parts}`; the same text cut into other parts has another hash."""
+    digest = hashlib.blake2b(digest_size=32)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(b"%c%d:" % (b"s" if isinstance(part, str) else b"b", len(data)) + data)
+    return f"v1:{operation}:{model_sha256}:{digest.hexdigest()}"
+
+
+def create_cache(settings: Settings, metrics: Metrics, *, clock: Clock = time.monotonic) -> Cache:
+    """The cache that `settings.cache_url` names. Connects to nothing until it is used."""
+    if settings.cache_url == "memory://":
+        return Cache(MemoryStore(settings.cache_memory_bytes, settings.cache_ttl_seconds, clock), metrics)
+    return Cache(
+        RedisStore(settings.cache_url, settings.cache_ttl_seconds, settings.cache_timeout_seconds, metrics, clock),
+        metrics,
+    )
+
+
+class Skipped(Exception):  # noqa: N818
+    """The store was not asked."""
+
+
+class StoreFailed(Exception):  # noqa: N818
+    """The store was asked in vain."""
+
+
+class Store(Protocol):
+    """Where values are kept."""
+
+    name: str
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, or None. Raises `Skipped` or `StoreFailed`, and nothing else."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep the value if possible, without delay and without a word if not."""
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+
+
+@dataclass
+class _Flight:
+    """A computation under way and the number of requests that wait for it."""
+
+    task: asyncio.Task[tuple[bytes, bool]]
+    waiters: int = 0
+
+
+class Cache:
+    """Values by key, each looked up and computed in a task of its own that equal requests share."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._flights: dict[str, _Flight] = {}
+
+    async def get_or_compute(self, key: str, compute: Callable[[], Awaitable[bytes]]) -> tuple[bytes, bool]:
+        """The value of `key`, and whether the store had it.
+
+        What `compute` raises reaches every request that waits for it, and nothing is stored. A request that is
+        cancelled leaves the computation to those that still wait; the last one to leave cancels it.
+        """
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.create_task(self._fly(key, compute)))
+            flight.task.add_done_callback(_note_exception)
+        else:
+            self._count("joined")
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if flight.task.cancelled() and task is not None and not task.cancelling():
+                # not this request was cancelled but the computation, by `close` or by itself
+                raise NotReady("The service stopped computing this answer; ask again.") from None
+            raise
+        finally:
+            flight.waiters -= 1
+            if flight.waiters == 0:
+                self._land(key, flight)
+
+    async def close(self) -> None:
+        """Cancel what is computed, finish what is stored."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._store.close()
+
+    async def _fly(self, key: str, compute: Callable[[], Awaitable[bytes]]) -> tuple[bytes, bool]:
+        try:
+            value = await self._store.get(key)
+        except Skipped:
+            self._count("skipped")
+        except StoreFailed:
+            self._count("error")
+        else:
+            self._count("miss" if value is None else "hit")
+            if value is not None:
+                return value, True
+        value = await compute()
+        self._store.put(key, value)
+        return value, False
+
+    def _land(self, key: str, flight: _Flight) -> None:
+        """Forget a flight that nobody waits for, so that nobody joins it while it is being cancelled."""
+        flight.task.cancel()
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+    def _count(self, outcome: str) -> None:
+        self._metrics.cache_requests_total.labels(self._store.name, outcome).inc()
+
+
+def _note_exception(task: asyncio.Task[tuple[bytes, bool]]) -> None:
+    """Tell asyncio that an exception was seen, even if every request that would see it has left."""
+    if not task.cancelled():
+        task.exception()
+
+
+class MemoryStore:
+    """At most `max_bytes` of keys and values, each for `ttl` seconds; the longest unused leave first."""
+
+    name = "memory"
+
+    def __init__(self, max_bytes: int, ttl: float, clock: Clock) -> None:
+        self._max_bytes = max_bytes
+        self._ttl = ttl
+        self._clock = clock
+        self._items: OrderedDict[str, tuple[float, bytes]] = OrderedDict()  # least recently used first
+        self._bytes = 0
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, unless it is too old."""
+        expiry, value = self._items.get(key, (0.0, None))
+        if value is None:
+            return None
+        if expiry <= self._clock():
+            self._drop(key)
+            return None
+        self._items.move_to_end(key)
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep the value, and drop others until it fits; one that could never fit is not kept."""
+        if key in self._items:
+            self._drop(key)
+        if _size(key, value) > self._max_bytes:
+            return
+        self._items[key] = self._clock() + self._ttl, value
+        self._bytes += _size(key, value)
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._items)))
+
+    async def close(self) -> None:
+        """Nothing is ever under way."""
+
+    def _drop(self, key: str) -> None:
+        _, value = self._items.pop(key)
+        self._bytes -= _size(key, value)
+
+
+def _size(key: str, value: bytes) -> int:
+    return len(key) + len(value)
+
+
+class RedisStore:
+    """Values in Redis, each with a time to live of `ttl` seconds.
+
+    No look-up takes longer than `timeout` seconds. After any failure Redis is left alone for `BREAK_SECONDS`.
+    """
+
+    name = "redis"
+
+    def __init__(self, url: str, ttl: int, timeout: float, metrics: Metrics, clock: Clock) -> None:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=timeout,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # a connection that the server has closed since is opened again, once
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        )
+        self._redis = Redis.from_pool(pool)
+        self._ttl = ttl
+        self._timeout = timeout
+        self._metrics = metrics
+        self._clock = clock
+        self._closed_until = -float("inf")
+        self._stores: set[asyncio.Task[None]] = set()
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, at most `timeout` seconds later. Raises `Skipped` or `StoreFailed`."""
+        if self._clock() < self._closed_until:
+            raise Skipped
+        try:
+            async with asyncio.timeout(self._timeout):
+                value = await self._redis.get(key)
+        except Exception as error:
+            if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
+                return None  # somebody else's list or hash; `put` replaces it
+            self._break(error)
+            raise StoreFailed from error
+        return value if isinstance(value, bytes) else None
+
+    def put(self, key: str, value: bytes) -> None:
+        """Send the value to Redis in the background."""
+        if self._clock() < self._closed_until or len(self._stores) >= MAX_STORES:
+            return
+        task = asyncio.create_task(self._set(key, value))
+        self._stores.add(task)
+        task.add_done_callback(self._stores.discard)
+
+    async def close(self) -> None:
+        """Wait for the values that are on their way, at most `timeout` seconds, and disconnect."""
+        await asyncio.gather(*self._stores, return_exceptions=True)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._redis.aclose(close_connection_pool=True)
+        except Exception as error:
+            logger.warning("could not disconnect from redis: %s", type(error).__name__)
+
+    async def _set(self, key: str, value: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._redis.set(key, value, ex=self._ttl)
+        except Exception as error:
+            self._metrics.cache_requests_total.labels(self.name, "error").inc()
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        if self._clock() >= self._closed_until:
+            logger.warning("redis failed (%s), skipped for %g seconds", type(error).__name__, BREAK_SECONDS)
+        self._closed_until = self._clock() + BREAK_SECONDS

@@ -1,0 +1,219 @@
+"""The engine: one model, one compute thread, one bounded queue. The event loop never runs torch.
+
+When the thread is free it takes, in turn, a batch of light jobs (samples, reconstructions, encodings) and one chunk of
+a heavy one (a log-likelihood), so that light jobs wait for a chunk at most and several heavy jobs share the machine. A
+batch is every waiting job of one kind, up to a row limit: there is no timer, an idle engine adds no wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar, cast
+
+import torch
+
+from service.errors import Overloaded
+from service.jobs import AnyJob, Job, Runtime
+from service.metrics import Metrics
+
+__all__ = ["Engine"]
+
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+BATCH_ROWS = 512
+"""Rows that pass through the networks at once: past a few hundred, larger temporaries cost more than they save."""
+
+
+class Engine:
+    """Runs jobs on one model.
+
+    name:         of the model, for metrics
+    load:         makes the model's runtime; runs in the compute thread, like all torch code
+    threads:      torch threads of the compute thread
+    queue_length: jobs that may wait or run; one more raises `Overloaded`
+    queued_rows:  rows that may wait or run; more raise `Overloaded`
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Runtime],
+        *,
+        threads: int,
+        queue_length: int,
+        queued_rows: int,
+        metrics: Metrics,
+    ) -> None:
+        self.name, self.metrics = name, metrics
+        self._threads, self._queue_length, self._queued_rows = threads, queue_length, queued_rows
+        self._light: deque[_Ticket] = deque()
+        self._heavy: deque[_Ticket] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._jobs = self._rows = 0
+        self.runtime: Future[Runtime] = Future()
+        """The loaded model, or why it could not be loaded."""
+        self._thread = threading.Thread(target=self._work, args=(load,), name=f"engine-{name}", daemon=True)
+        self._thread.start()
+
+    async def run(self, job: Job[Result]) -> Result:
+        """The job's result. Raises `Overloaded` if the queue is full; cancelling drops the job at its next chunk."""
+        return (await self.run_all([job]))[0]
+
+    async def run_all(self, jobs: Sequence[Job[Result]]) -> list[Result]:
+        """The results of several jobs, admitted together or not at all."""
+        loop = asyncio.get_running_loop()
+        tickets = [_Ticket(job, loop) for job in jobs]
+        self._admit(tickets)
+        try:
+            return [cast("Result", await ticket.future) for ticket in tickets]
+        finally:
+            for ticket in tickets:
+                ticket.cancelled = True  # no matter to those already answered
+
+    def close(self, timeout: float) -> None:
+        """Stop after the current chunk; jobs still waiting are cancelled."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join(timeout)
+
+    def _admit(self, tickets: list[_Ticket]) -> None:
+        rows = sum(ticket.job.rows for ticket in tickets)
+        with self._wake:
+            full = self._jobs + len(tickets) > self._queue_length or self._rows + rows > self._queued_rows
+            if full or self._closed:
+                raise Overloaded(
+                    f"{self._jobs} jobs with {self._rows} rows wait for this model; try again shortly",
+                    headers={"Retry-After": "1"},
+                )
+            self._count(len(tickets), rows)
+            for ticket in tickets:
+                (self._light if ticket.job.light else self._heavy).append(ticket)
+            self._wake.notify()
+
+    def _count(self, jobs: int, rows: int) -> None:
+        """Change the queue's size; called with the lock held."""
+        self._jobs += jobs
+        self._rows += rows
+        self.metrics.queue_jobs.labels(self.name).set(self._jobs)
+        self.metrics.queue_rows.labels(self.name).set(self._rows)
+
+    # From here on, in the compute thread.
+
+    def _work(self, load: Callable[[], Runtime]) -> None:
+        torch.set_num_threads(self._threads)
+        try:
+            runtime = load()
+        except Exception as error:
+            self.runtime.set_exception(error)
+            return
+        self.runtime.set_result(runtime)
+        with torch.inference_mode():
+            while self._wait():
+                for queue in (self._light, self._heavy):
+                    if batch := self._take(queue):
+                        self._advance(runtime, queue, batch)
+        for ticket in (*self._light, *self._heavy):
+            ticket.settle(asyncio.CancelledError())
+
+    def _wait(self) -> bool:
+        """Sleep until there is work; False once the engine is closed."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._closed or self._light or self._heavy)
+            return not self._closed
+
+    def _take(self, queue: deque[_Ticket]) -> list[_Ticket]:
+        """Remove the oldest job and all that can go with it, and drop those nobody waits for any more."""
+        with self._wake:
+            live = [ticket for ticket in queue if not ticket.cancelled]
+            for ticket in queue:
+                if ticket.cancelled:
+                    self._count(-1, -ticket.job.rows)
+                    self._observe(ticket, "cancelled")
+            batch: list[_Ticket] = []
+            rows = 0
+            queue.clear()
+            for ticket in live:
+                if rows < BATCH_ROWS and (not batch or ticket.goes_with(batch[0])):
+                    batch.append(ticket)
+                    rows += ticket.job.rows
+                else:
+                    queue.append(ticket)
+            return batch
+
+    def _advance(self, runtime: Runtime, queue: deque[_Ticket], batch: list[_Ticket]) -> None:
+        jobs = [ticket.job for ticket in batch]
+        operation, before = jobs[0].operation, sum(job.rows for job in jobs)
+        started = time.perf_counter()
+        failure: Exception | None = None
+        try:
+            type(jobs[0]).advance(runtime, jobs, BATCH_ROWS)
+        except Exception as error:
+            logger.exception("%s of model %s failed", operation, self.name)
+            failure = error
+        seconds, computed = time.perf_counter() - started, before - sum(job.rows for job in jobs)
+        self.metrics.batch_rows.labels(self.name, operation).observe(computed)
+        done = [ticket for ticket in batch if failure or not ticket.job.rows]
+        left = [ticket for ticket in batch if not failure and ticket.job.rows]
+        for ticket in batch:
+            ticket.started = ticket.started or started
+            ticket.compute_seconds += seconds
+        with self._wake:
+            if left and left[0].job.light:
+                queue.extendleft(reversed(left))  # light jobs keep their place
+            else:
+                queue.extend(left)  # heavy ones go to the back, which shares the machine fairly
+            self._count(-len(done), -computed - sum(ticket.job.rows for ticket in done))
+        for ticket in done:
+            self._observe(ticket, "error" if failure else "ok")
+            ticket.settle(failure)
+
+    def _observe(self, ticket: _Ticket, outcome: str) -> None:
+        operation = ticket.job.operation
+        self.metrics.jobs_total.labels(self.name, operation, outcome).inc()
+        if outcome == "ok":
+            wait = (ticket.started or ticket.admitted) - ticket.admitted
+            self.metrics.job_wait_seconds.labels(self.name, operation).observe(wait)
+            self.metrics.job_compute_seconds.labels(self.name, operation).observe(ticket.compute_seconds)
+
+
+class _Ticket:
+    """A job in the queue, and who waits for it."""
+
+    def __init__(self, job: AnyJob, loop: asyncio.AbstractEventLoop) -> None:
+        self.job, self.loop = job, loop
+        self.future: asyncio.Future[object] = loop.create_future()
+        self.cancelled = False
+        self.admitted = time.perf_counter()
+        self.started: float | None = None
+        self.compute_seconds = 0.0
+
+    def goes_with(self, other: _Ticket) -> bool:
+        return type(self.job) is type(other.job) and bool(self.job.key == other.job.key)
+
+    def settle(self, failure: BaseException | None) -> None:
+        """Hand the job's result, or why there is none, to the waiting coroutine; from any thread."""
+        result = None if failure else self.job.result()
+
+        def tell() -> None:
+            if self.future.done():
+                return
+            if failure is None:
+                self.future.set_result(result)
+            elif isinstance(failure, asyncio.CancelledError):
+                self.future.cancel()
+            else:
+                self.future.set_exception(failure)
+
+        try:
+            self.loop.call_soon_threadsafe(tell)
+        except RuntimeError:  # the loop has closed: nobody is left to tell
+            logger.debug("a job ended after its event loop")

@@ -1,0 +1,285 @@
+"""Work for the engine: what a request asks of the model, cut into steps that can be batched with other requests'."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vampprior.distributions import Mixture
+from vampprior.likelihood import LogLikelihood, RunningLogMeanExp, log_importance_weights
+from vampprior.models import Context, LatentModel, Latents
+
+__all__ = ["DecodeJob", "EncodeJob", "Encoding", "Job", "LogLikelihoodJob", "ReconstructJob", "Runtime", "SampleJob"]
+
+Result = TypeVar("Result")
+Array = NDArray[np.float32]
+
+BLOCK_ROWS = 16
+"""Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
+whatever it was batched with."""
+
+CHUNK_SAMPLES = 500
+"""Importance samples of one image that pass through the networks at once."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A loaded model and what is computed once for it."""
+
+    model: LatentModel
+    mixture: Mixture
+    device: torch.device
+
+    def to_device(self, array: Tensor) -> Tensor:
+        """The tensor where the model is."""
+        return array.to(self.device, non_blocking=True)
+
+
+class Job(ABC, Generic[Result]):
+    """One request's work of one kind. The engine calls `advance` until no rows are left, then takes `result`.
+
+    operation: its name in metrics
+    light:     whether it goes between the chunks of jobs that are not
+    rows:      rows that still have to pass through the networks
+    key:       jobs of equal type and key may advance together
+    """
+
+    operation: ClassVar[str]
+    light: ClassVar[bool]
+    rows: int
+    key: Hashable
+
+    @classmethod
+    @abstractmethod
+    def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
+        """Compute at most about `max_rows` more rows of `jobs`, in their order, and lower their `rows`."""
+
+    @abstractmethod
+    def result(self) -> Result:
+        """The answer, once no rows are left."""
+
+
+class RowsJob(Job[Result]):
+    """A job whose rows are independent: row i of its result depends on row i of its inputs alone.
+
+    inputs: tensors whose first dimension is the row
+    """
+
+    light = True
+
+    def __init__(self, *inputs: Tensor) -> None:
+        self.inputs = inputs
+        self.rows = len(inputs[0])
+        self.key = len(inputs)  # jobs with pixel noise and jobs without do not mix
+        self.outputs: list[tuple[Tensor, ...]] = []
+
+    @classmethod
+    @abstractmethod
+    def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs of a batch of rows, on the model's device."""
+
+    @classmethod
+    def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
+        parts: list[tuple[Tensor, ...]] = []
+        counts: list[int] = []
+        for job in jobs:
+            start = len(job.inputs[0]) - job.rows
+            count = min(job.rows, max_rows - sum(counts))
+            parts.append(tuple(tensor[start : start + count] for tensor in job.inputs))
+            counts.append(count)
+        batch = [runtime.to_device(_padded(torch.cat(column))) for column in zip(*parts, strict=True)]
+        outputs = cls.compute(runtime, *batch)
+        pieces = zip(*(torch.split(tensor[: sum(counts)].cpu(), counts) for tensor in outputs), strict=True)
+        for job, count, piece in zip(jobs, counts, pieces, strict=True):
+            job.rows -= count
+            job.outputs.append(piece)
+
+    def columns(self) -> list[Array]:
+        """Each output over all rows."""
+        return [torch.cat(column).numpy() for column in zip(*self.outputs, strict=True)]
+
+
+class SampleJob(RowsJob[Array]):
+    """Images from the prior, or from one of its components; the result has shape (n, C, H, W).
+
+    The first images of a seed are the same for every n.
+    """
+
+    operation = "sample"
+
+    def __init__(
+        self, model: LatentModel, *, n: int, seed: int, component: int | None, temperature: float, draw: bool
+    ) -> None:
+        fixed = torch.full((n,), -1 if component is None else component)
+        choice = torch.from_numpy(np.random.default_rng([seed, 2]).random(n))
+        noise = temperature * _normals(model, n, seed)
+        super().__init__(fixed, choice, noise, *([_uniforms(model, n, seed)] if draw else []))
+
+    @classmethod
+    def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
+        fixed, choice, noise, *pixels = inputs
+        component = torch.where(fixed < 0, runtime.mixture.choose(choice), fixed)
+        latents = runtime.model.descend(runtime.mixture.component(component), noise)
+        return (_render(runtime.model, latents, *pixels),)
+
+    def result(self) -> Array:
+        return self.columns()[0]
+
+
+class ReconstructJob(RowsJob[Array]):
+    """Images encoded and decoded: at the posterior means, or by a draw of latents and pixels; result (N, C, H, W)."""
+
+    operation = "reconstruct"
+
+    def __init__(self, model: LatentModel, x: Array, *, seed: int, draw: bool) -> None:
+        n = len(x)
+        noise = [_normals(model, n, seed), _uniforms(model, n, seed)] if draw else [torch.zeros(n, model.noise_dim)]
+        super().__init__(torch.from_numpy(x), *noise)
+
+    @classmethod
+    def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
+        x, noise, *pixels = inputs
+        posterior = runtime.model.infer(runtime.model.condition(x), noise, runtime.mixture)
+        return (_render(runtime.model, posterior.latents, *pixels),)
+
+    def result(self) -> Array:
+        return self.columns()[0]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Posterior of each layer by name, and the prior components' responsibilities at the top mean.
+
+    mean, std:        layer name -> (N, M)
+    responsibilities: (N, K)
+    """
+
+    mean: dict[str, Array]
+    std: dict[str, Array]
+    responsibilities: Array
+
+
+class EncodeJob(RowsJob[Encoding]):
+    """Where images lie in latent space."""
+
+    operation = "encode"
+
+    def __init__(self, model: LatentModel, x: Array) -> None:
+        super().__init__(torch.from_numpy(x))
+        self.layers = list(model.latent_dims)
+
+    @classmethod
+    def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
+        posteriors = list(runtime.model.posteriors(inputs[0]).values())
+        means, stds = [q.mean for q in posteriors], [q.std for q in posteriors]
+        return (*means, *stds, runtime.mixture.responsibilities(means[0]))
+
+    def result(self) -> Encoding:
+        *layers, responsibilities = self.columns()
+        means, stds = layers[: len(self.layers)], layers[len(self.layers) :]
+        return Encoding(
+            mean=dict(zip(self.layers, means, strict=True)),
+            std=dict(zip(self.layers, stds, strict=True)),
+            responsibilities=responsibilities,
+        )
+
+
+class DecodeJob(RowsJob[Array]):
+    """Prior components decoded at their means, for priors that have no pseudo-inputs to show; result (n, C, H, W)."""
+
+    operation = "decode"
+
+    def __init__(self, model: LatentModel, components: Sequence[int]) -> None:
+        super().__init__(torch.tensor(components), torch.zeros(len(components), model.noise_dim))
+
+    @classmethod
+    def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
+        components, noise = inputs
+        latents = runtime.model.descend(runtime.mixture.component(components), noise)
+        return (runtime.model.mean_image(latents),)
+
+    def result(self) -> Array:
+        return self.columns()[0]
+
+
+class LogLikelihoodJob(Job[LogLikelihood]):
+    """log p(x) of one image (C, H, W) by importance sampling, a chunk of samples at a time.
+
+    The noise comes from a generator seeded with `seed` alone, so that an image's score does not depend on its place in
+    a request.
+    """
+
+    operation = "loglik"
+    light = False
+
+    def __init__(self, model: LatentModel, x: Array, *, num_samples: int, seed: int) -> None:
+        self.x = torch.from_numpy(x).unsqueeze(0)
+        self.rows = num_samples
+        self.noise = np.random.default_rng(seed)
+        self.noise_dim = model.noise_dim
+        self.context: Context | None = None
+        self.running = RunningLogMeanExp(1)
+
+    @property
+    def key(self) -> int:  # type: ignore[override]
+        """Samples in the next chunk: images whose chunks are of one length advance together."""
+        return min(self.rows, CHUNK_SAMPLES)
+
+    @classmethod
+    def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
+        samples = jobs[0].key
+        padded = max(samples, BLOCK_ROWS)
+        jobs = jobs[: max(1, max_rows // padded)]
+        for job in jobs:
+            job._prepare(runtime)
+        x = runtime.to_device(torch.cat([job.x for job in jobs]))
+        context = tuple(torch.cat(parts) for parts in zip(*(job.context or () for job in jobs), strict=True))
+        noise = torch.zeros(len(jobs), padded, jobs[0].noise_dim)
+        for row, job in zip(noise, jobs, strict=True):
+            job.noise.standard_normal(dtype=np.float32, out=row[:samples].numpy())
+        log_weights = log_importance_weights(runtime.model, x, context, runtime.to_device(noise), runtime.mixture)
+        for job, row in zip(jobs, log_weights[:, :samples].cpu(), strict=True):
+            job.running.update(row.unsqueeze(0))
+            job.rows -= samples
+
+    def _prepare(self, runtime: Runtime) -> None:
+        """The encoder's pass over the image, once."""
+        if self.context is None:
+            x = runtime.to_device(_padded(self.x))
+            self.context = tuple(part[:1] for part in runtime.model.condition(x))
+
+    def result(self) -> LogLikelihood:
+        return self.running.result()
+
+
+def _normals(model: LatentModel, n: int, seed: int) -> Tensor:
+    """Latent noise (n, noise_dim), a row an image: the stream is sequential, so the first rows do not depend on n."""
+    generator = np.random.default_rng([seed, 0])
+    return torch.from_numpy(generator.standard_normal((n, model.noise_dim), dtype=np.float32))
+
+
+def _uniforms(model: LatentModel, n: int, seed: int) -> Tensor:
+    """Pixel noise (n, D), likewise."""
+    return torch.from_numpy(np.random.default_rng([seed, 1]).random((n, model.config.num_pixels), dtype=np.float32))
+
+
+def _render(model: LatentModel, latents: Latents, pixels: Tensor | None = None) -> Tensor:
+    """The mean image, or with uniform numbers for the pixels a drawn one."""
+    return model.mean_image(latents) if pixels is None else model.draw_image(latents, pixels)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Rows repeated from the last up to a multiple of `BLOCK_ROWS`."""
+    missing = math.ceil(len(rows) / BLOCK_ROWS) * BLOCK_ROWS - len(rows)
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
+
+
+AnyJob = Job[Any]

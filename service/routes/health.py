@@ -1,0 +1,37 @@
+"""`/health/*` and `/metrics`, for orchestrators."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from service.errors import PROBLEM_RESPONSES, NotReady
+from service.routes.parameters import ServiceParameter
+from service.schemas import Health
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health/live")
+async def live() -> Health:
+    """Answers as long as the process does."""
+    return Health(status="live")
+
+
+@router.get("/health/ready", responses={503: PROBLEM_RESPONSES[503]})
+async def ready(service: ServiceParameter) -> Health:
+    """200 once every model has loaded and run; 503 before, and while the service stops."""
+    store = service.store
+    if not store.ready:
+        reasons = "; ".join(f"{item.reference}: {item.reason}" for item in store.refusals)
+        state = "the default model is not there" if store.loaded else "models are loading"
+        raise NotReady(f"{state}{': ' + reasons if reasons else ''}")
+    return Health(status="ready")
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(service: ServiceParameter) -> Response:
+    """Metrics in Prometheus' text format."""
+    body, content_type = service.metrics.render()
+    return Response(body, media_type=content_type)

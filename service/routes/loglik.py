@@ -1,0 +1,89 @@
+"""`POST /loglik`: how likely uploaded images are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from service.answers import ANSWER_HEADERS, answer, model_json
+from service.cache import cache_key
+from service.errors import PROBLEM_RESPONSES, BadParameter
+from service.jobs import LogLikelihoodJob
+from service.routes.parameters import Images, Model, Seed, ServiceParameter
+from service.schemas import LogLikelihoodAnswer
+from service.store import LoadedModel
+from service.uploads import UPLOAD_BODY
+from vampprior.likelihood import LogLikelihood
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["images"], responses=PROBLEM_RESPONSES)
+
+
+@router.post(
+    "/loglik",
+    response_model=LogLikelihoodAnswer,
+    responses={200: {"headers": ANSWER_HEADERS}},
+    openapi_extra=UPLOAD_BODY,
+)
+async def loglik(
+    service: ServiceParameter,
+    loaded: Model,
+    images: Images,
+    num_samples: Annotated[int, Query(ge=1, description="Importance samples per image; the paper takes 5,000.")] = 5000,
+    seed: Seed = 0,
+) -> Response:
+    """Score images by importance sampling.
+
+    Each image's log p(x) is the logarithm of the mean of `num_samples` importance weights p(x, z) / q(z | x), in nats,
+    with its Monte Carlo standard error, and its rank among the model's own test images. An image's score depends on
+    the image, `num_samples` and `seed` alone.
+    """
+    if num_samples > service.settings.max_num_samples:
+        most = service.settings.max_num_samples
+        raise BadParameter(f"num_samples is {num_samples}; this service takes at most {most}")
+
+    async def score(index: int) -> tuple[bytes, bool]:
+        async def compute() -> bytes:
+            job = LogLikelihoodJob(loaded.runtime.model, images.values[index], num_samples=num_samples, seed=seed)
+            return json.dumps(describe_score(await loaded.engine.run(job), loaded), allow_nan=False).encode()
+
+        key = cache_key("loglik", loaded.card.weights_sha256, repr((num_samples, seed)), digests[index])
+        return await service.cache.get_or_compute(key, compute)
+
+    digests = images.digests()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(score(index)) for index in range(len(images))]
+    scores = [task.result() for task in tasks]
+    results = [{"file": name, **json.loads(body)} for name, (body, _) in zip(images.names, scores, strict=True)]
+    body = model_json(LogLikelihoodAnswer, loaded, seed=seed, num_samples=num_samples, results=results)
+    return answer(body, "application/json", loaded, seed=seed, hit=all(hit for _, hit in scores))
+
+
+def describe_score(score: LogLikelihood, loaded: LoadedModel) -> dict[str, Any]:
+    """One image's `ScoredImage`, without its name."""
+    value, error = score.value.item(), score.standard_error.item()
+    percentile = loaded.card.percentile(value)
+    return {
+        "log_likelihood": round(value, 4),
+        "standard_error": round(error, 4) if math.isfinite(error) else None,
+        "bits_per_dim": round(-value / (loaded.card.model.num_pixels * math.log(2.0)), 5),
+        "elbo": round(score.elbo.item(), 4),
+        "effective_sample_size": round(score.effective_sample_size.item(), 1),
+        "percentile": None if percentile is None else round(percentile, 1),
+        "summary": _in_words(percentile),
+    }
+
+
+def _in_words(percentile: float | None) -> str:
+    if percentile is None:
+        return "This checkpoint was never evaluated, so there is nothing to compare with."
+    if percentile <= 0.0:
+        return "Less likely than every one of the model's test images: unlike anything it was trained on."
+    if percentile >= 100.0:
+        return "More likely than every one of the model's test images."
+    return f"More likely than {percentile:.0f} % of the model's test images."

@@ -1,0 +1,51 @@
+"""`GET /models`: what is loaded, with its card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from service.errors import PROBLEM_RESPONSES
+from service.routes.parameters import ServiceParameter
+from service.schemas import ModelList, ModelSummary
+from service.store import LoadedModel, ModelStore, Refusal
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["models"], responses=PROBLEM_RESPONSES)
+
+
+@router.get("/models")
+async def models(service: ServiceParameter) -> ModelList:
+    """Every checkpoint of the store: those that answer, and those that were refused and why."""
+    store = service.store
+    return ModelList(
+        default=store.default,
+        loading=not store.loaded,
+        models=[*(_summary(model, store) for model in store.models), *(_refused(item) for item in store.refusals)],
+    )
+
+
+@router.get("/models/{name}")
+async def model(service: ServiceParameter, name: str) -> dict[str, Any]:
+    """The card of a model, `name` or `name@version`: network, data, training, test metrics."""
+    return service.store.resolve(name).card.to_dict()
+
+
+def _summary(model: LoadedModel, store: ModelStore) -> ModelSummary:
+    card = model.card
+    return ModelSummary(
+        name=card.name,
+        version=card.version,
+        status="ready",
+        default=store.is_default(model),
+        architecture=card.model.to_dict(),
+        dataset=card.dataset.get("name"),
+        log_likelihood=card.metrics.get("log_likelihood"),
+    )
+
+
+def _refused(refusal: Refusal) -> ModelSummary:
+    name, _, version = refusal.reference.partition("@")
+    return ModelSummary(name=name, version=version, status="refused", reason=refusal.reason)

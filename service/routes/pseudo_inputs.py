@@ -1,0 +1,99 @@
+"""`GET /pseudo-inputs`: what the prior's components stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Path, Query, Response
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+
+from service.answers import IMAGE_RESPONSE, Layout, answer, model_json, rounded
+from service.cache import cache_key
+from service.errors import PROBLEM_RESPONSES
+from service.jobs import DecodeJob
+from service.routes.parameters import LayoutParameter, Model, ServiceParameter
+from service.schemas import PseudoInputList
+from service.store import LoadedModel
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["pseudo-inputs"], responses=PROBLEM_RESPONSES)
+
+GALLERY_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        **IMAGE_RESPONSE[200],
+        "content": {
+            **IMAGE_RESPONSE[200]["content"],
+            "application/json": {"schema": PseudoInputList.model_json_schema()},
+        },
+    }
+}
+
+
+@router.get("/pseudo-inputs", responses=GALLERY_RESPONSE, response_class=Response)
+async def gallery(
+    service: ServiceParameter,
+    loaded: Model,
+    layout: LayoutParameter,
+    offset: Annotated[int, Query(ge=0, description="Leave out this many first.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Show at most this many.")] = 100,
+    sort: Annotated[
+        Literal["index", "weight"], Query(description="By number, or the greatest weight in the prior first.")
+    ] = "index",
+) -> Response:
+    """The gallery: the learned pseudo-inputs, or for a prior that has none its components decoded at their means."""
+    order = np.argsort(-loaded.weights, kind="stable") if sort == "weight" else np.arange(loaded.num_components)
+    chosen = [int(index) for index in order[offset : offset + limit]]
+    return await _show(service, loaded, layout, chosen, offset)
+
+
+@router.get("/pseudo-inputs/{k}", responses=GALLERY_RESPONSE, response_class=Response)
+async def one(
+    service: ServiceParameter,
+    loaded: Model,
+    layout: LayoutParameter,
+    k: Annotated[int, Path(ge=0, description="Number of the pseudo-input.", examples=[42])],
+) -> Response:
+    """One pseudo-input."""
+    return await _show(service, loaded, layout, [loaded.component(k)], offset=k)
+
+
+async def _show(
+    service: ServiceParameter, loaded: LoadedModel, layout: Layout, chosen: Sequence[int], offset: int
+) -> Response:
+    async def compute() -> bytes:
+        images = await _images(loaded, chosen)
+        return await run_in_threadpool(_render, loaded, layout, chosen, offset, images)
+
+    key = cache_key("pseudo-inputs", loaded.card.weights_sha256, repr((offset, chosen, layout)))
+    body, hit = await service.cache.get_or_compute(key, compute)
+    return answer(body, layout.media_type, loaded, hit=hit)
+
+
+async def _images(loaded: LoadedModel, chosen: Sequence[int]) -> NDArray[np.float32]:
+    if not chosen:
+        return np.zeros((0, *loaded.card.model.image_shape), dtype=np.float32)
+    if loaded.pseudo_inputs is None:
+        return await loaded.engine.run(DecodeJob(loaded.runtime.model, chosen))
+    return loaded.pseudo_inputs[list(chosen)]
+
+
+def _render(
+    loaded: LoadedModel, layout: Layout, chosen: Sequence[int], offset: int, images: NDArray[np.float32]
+) -> bytes:
+    if layout.format != "json":
+        return layout.render(images, loaded)
+    return model_json(
+        PseudoInputList,
+        loaded,
+        total=loaded.num_components,
+        offset=offset,
+        kind="decoded components" if loaded.pseudo_inputs is None else "pseudo-inputs",
+        pseudo_inputs=[
+            {"index": index, "weight": round(float(loaded.weights[index]), 8), "image": rounded(image)}
+            for index, image in zip(chosen, images, strict=True)
+        ],
+    )

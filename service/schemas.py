@@ -1,0 +1,157 @@
+"""JSON that the service takes and gives; field descriptions are the API's documentation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "EXAMPLE_PNG",
+    "Base64Images",
+    "EncodeAnswer",
+    "EncodedImage",
+    "Health",
+    "ImagesAnswer",
+    "LogLikelihoodAnswer",
+    "ModelList",
+    "ModelSummary",
+    "PseudoInputList",
+    "ScoredImage",
+]
+
+EXAMPLE_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcAQAAAABaduI5AAAARUlEQVR42oXIsQmAQADF0Mc/PCztHMexXM9RrnQEERULQbAyRSDhl2LuGtOG"
+    "cYNDHpVVXE3UBZXoCa8uYvg+RCjO/UlwA1qeDGHDZCOoAAAAAElFTkSuQmCC"
+)
+"""A handwritten seven of 28 x 28 pixels, so that a call can be tried without a file."""
+
+
+class Base64Images(BaseModel):
+    """A JSON body of images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[str] = Field(description="PNG files in base64, with or without `data:image/png;base64,`.")
+
+
+class Answered(BaseModel):
+    """What every answer names."""
+
+    model: str = Field(description="Name of the model that answered.", examples=["static_mnist-hvae-vampprior"])
+    model_version: str = Field(description="Its version.", examples=["1"])
+
+
+class ImagesAnswer(Answered):
+    """Images as numbers."""
+
+    seed: int | None = Field(None, description="The seed that gives the same images again, where one was used.")
+    shape: list[int] = Field(description="Number of images, channels, height, width.", examples=[[1, 1, 28, 28]])
+    images: list[Any] = Field(description="Pixel values in [0, 1], nested as `shape` says.")
+
+
+class ScoredImage(BaseModel):
+    """How likely one image is under the model."""
+
+    file: str = Field(description="Name of the uploaded file.", examples=["digit.png"])
+    log_likelihood: float = Field(description="log p(x) in nats; higher is more likely.", examples=[-71.9])
+    standard_error: float | None = Field(
+        description="Monte Carlo standard error of it, in nats; null for one sample.", examples=[0.05]
+    )
+    bits_per_dim: float = Field(description="The same per pixel, in bits; lower is more likely.", examples=[0.13])
+    elbo: float = Field(description="Evidence lower bound in nats, from the same samples.", examples=[-75.2])
+    effective_sample_size: float = Field(
+        description="(sum w)^2 / sum w^2 of the importance weights, between 1 and `num_samples`; where it is small, the "
+        "estimate hangs on a few samples and its standard error is a guess.",
+        examples=[412.0],
+    )
+    percentile: float | None = Field(
+        description="Per cent of the model's own test images that are less likely, 0 to 100; null if the checkpoint "
+        "was never evaluated. Near 0 marks an image unlike the training data.",
+        examples=[68.3],
+    )
+    summary: str = Field(
+        description="The score in words.", examples=["More likely than 68 % of the model's test images."]
+    )
+
+
+class LogLikelihoodAnswer(Answered):
+    """Log-likelihoods, one per uploaded image, in their order."""
+
+    seed: int = Field(description="Seed of the importance samples.", examples=[0])
+    num_samples: int = Field(description="Importance samples per image.", examples=[5000])
+    results: list[ScoredImage]
+
+
+class Normal(BaseModel):
+    """A diagonal normal distribution."""
+
+    mean: list[float]
+    std: list[float] = Field(description="Standard deviations.")
+
+
+class Responsibility(BaseModel):
+    """A component of the prior and its share in an image."""
+
+    index: int = Field(description="Number of the pseudo-input (of the component, for other mixtures).", examples=[42])
+    probability: float = Field(description="p(k | z) at the posterior mean of the top latent.", examples=[0.93])
+
+
+class EncodedImage(BaseModel):
+    """Where one image lies in latent space."""
+
+    file: str = Field(description="Name of the uploaded file.", examples=["digit.png"])
+    posterior: dict[str, Normal] = Field(description="By layer, top first; lower layers given the top's mean.")
+    components: list[Responsibility] = Field(description="Components most responsible for the image, greatest first.")
+
+
+class EncodeAnswer(Answered):
+    """Latent positions, one per uploaded image, in their order."""
+
+    results: list[EncodedImage]
+
+
+class PseudoInput(BaseModel):
+    """One component of the prior."""
+
+    index: int = Field(examples=[42])
+    weight: float = Field(description="Its weight in the prior; the weights sum to 1.", examples=[0.002])
+    image: list[Any] | None = Field(None, description="Pixel values in [0, 1], nested as (C, H, W).")
+
+
+class PseudoInputList(Answered):
+    """A page of the gallery."""
+
+    total: int = Field(description="How many there are.", examples=[500])
+    offset: int
+    kind: Literal["pseudo-inputs", "decoded components"] = Field(
+        description="Learned images; or, for a prior without pseudo-inputs, its components decoded at their means."
+    )
+    pseudo_inputs: list[PseudoInput]
+
+
+class ModelSummary(BaseModel):
+    """A checkpoint of the store."""
+
+    name: str = Field(examples=["static_mnist-hvae-vampprior"])
+    version: str = Field(examples=["1"])
+    status: Literal["ready", "refused"]
+    default: bool = Field(False, description="Whether it answers requests that name no model.")
+    reason: str | None = Field(None, description="Why it was refused.")
+    architecture: dict[str, Any] | None = Field(None, description="The network, as in the card.")
+    dataset: str | None = Field(None, examples=["static_mnist"])
+    log_likelihood: float | None = Field(None, description="Mean over its test set, in nats.", examples=[-83.2])
+
+
+class ModelList(BaseModel):
+    """What the store holds."""
+
+    default: str = Field(description="The model that answers requests that name none.")
+    loading: bool = Field(description="Whether checkpoints are still being loaded.")
+    models: list[ModelSummary]
+
+
+class Health(BaseModel):
+    """Whether the service lives, or is ready for requests."""
+
+    status: Literal["live", "ready"]

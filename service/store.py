@@ -1,0 +1,217 @@
+"""The models that answer: every checkpoint of the store, loaded in the background, named `name` or `name@version`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.engine import Engine
+from service.errors import ModelNotFound, NotReady, PseudoInputNotFound
+from service.jobs import AnyJob, EncodeJob, LogLikelihoodJob, ReconstructJob, Runtime, SampleJob
+from service.metrics import Metrics
+from service.settings import Settings
+from vampprior.checkpoint import CARD_FILE, Card, CheckpointError, load_checkpoint, read_card
+
+__all__ = ["LoadedModel", "ModelStore", "Refusal"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint that answers.
+
+    pseudo_inputs: images (K, C, H, W) in [0, 1], or None if the prior has none
+    weights:       the prior's component weights, shape (K,), summing to 1
+    """
+
+    card: Card
+    engine: Engine
+    runtime: Runtime
+    pseudo_inputs: NDArray[np.float32] | None
+    weights: NDArray[np.float32]
+
+    @property
+    def reference(self) -> str:
+        """`name@version`."""
+        return f"{self.card.name}@{self.card.version}"
+
+    @property
+    def num_components(self) -> int:
+        """Components K of the prior."""
+        return len(self.weights)
+
+    def component(self, pseudo_input: int) -> int:
+        """The prior component of a pseudo-input; raises `PseudoInputNotFound` if there is none of that number."""
+        if self.pseudo_inputs is None:
+            raise PseudoInputNotFound(
+                f"the prior of {self.reference} is {self.card.model.prior!r} and has no pseudo-inputs; "
+                "leave pseudo_input out to sample from the whole prior"
+            )
+        if not 0 <= pseudo_input < self.num_components:
+            raise PseudoInputNotFound(
+                f"{self.reference} has pseudo-inputs 0 to {self.num_components - 1}, none numbered {pseudo_input}"
+            )
+        return pseudo_input
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A folder of the store that does not answer, and why."""
+
+    reference: str
+    reason: str
+
+
+class ModelStore:
+    """Loads `<store>/<name>/<version>/` and finds models by name."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._models: dict[str, LoadedModel] = {}
+        self._expected: set[str] = set()
+        self._engines: list[Engine] = []
+        self.refusals: list[Refusal] = []
+        self.loaded = self.stopping = False
+
+    @property
+    def models(self) -> list[LoadedModel]:
+        """Loaded models by name, the newest version of each name first."""
+        return sorted(self._models.values(), key=lambda m: (m.card.name, [-part for part in _order(m.card.version)]))
+
+    @property
+    def default(self) -> str:
+        """The reference that answers where a request names no model."""
+        return self._settings.default_model
+
+    async def load(self) -> None:
+        """Load every checkpoint, the default model first; those that do not fit are refused and the rest still load."""
+        folders = await asyncio.to_thread(_find, self._settings.model_store)
+        default_name = self.default.partition("@")[0]
+        folders.sort(key=lambda folder: (folder.parent.name != default_name, str(folder)))
+        self._expected = {f"{folder.parent.name}@{folder.name}" for folder in folders}
+        for folder in folders:
+            reference = f"{folder.parent.name}@{folder.name}"
+            try:
+                self._models[reference] = await self._load_one(folder, reference)
+                self._metrics.model_ready.labels(reference).set(1)
+                logger.info("loaded model %s", reference)
+            except CheckpointError as error:
+                self._refuse(reference, str(error))
+            except Exception as error:
+                logger.exception("model %s failed to load", reference)
+                self._refuse(reference, f"failed to load: {error}")
+        self.loaded = True
+        if not folders:
+            logger.error("there is no checkpoint in %s", self._settings.model_store)
+
+    async def _load_one(self, folder: Path, reference: str) -> LoadedModel:
+        card = await asyncio.to_thread(read_card, folder)
+        if (card.name, card.version) != (folder.parent.name, folder.name):
+            raise CheckpointError(f"{folder / CARD_FILE} is the card of {card.name}@{card.version}")
+        device = _device(self._settings.device)
+        engine = Engine(
+            reference,
+            lambda: _load_runtime(folder, device),
+            threads=self._settings.threads or len(os.sched_getaffinity(0)),
+            queue_length=self._settings.queue_length,
+            queued_rows=self._settings.queued_rows,
+            metrics=self._metrics,
+        )
+        self._engines.append(engine)
+        runtime = await asyncio.wrap_future(engine.runtime)
+        pseudo_inputs = runtime.model.pseudo_inputs()
+        return LoadedModel(
+            card,
+            engine,
+            runtime,
+            None if pseudo_inputs is None else pseudo_inputs.detach().cpu().numpy(),
+            runtime.mixture.log_weights.exp().cpu().numpy(),
+        )
+
+    def _refuse(self, reference: str, reason: str) -> None:
+        logger.error("refused model %s: %s", reference, reason)
+        self._metrics.model_ready.labels(reference).set(0)
+        self.refusals.append(Refusal(reference, reason))
+
+    @property
+    def ready(self) -> bool:
+        """Whether every checkpoint has been loaded or refused and the default model answers."""
+        return self.loaded and not self.stopping and self._lookup(self.default) is not None
+
+    def resolve(self, reference: str | None) -> LoadedModel:
+        """The model of that name, newest version unless one is named; the default one for None.
+
+        Raises `NotReady` while it is loading and `ModelNotFound` if it is not there.
+        """
+        wanted = reference or self.default
+        if model := self._lookup(wanted):
+            return model
+        if not self.loaded:
+            raise NotReady(f"the models are still loading, {wanted} among them", headers={"Retry-After": "1"})
+        if refused := [refusal for refusal in self.refusals if _matches(wanted, refusal.reference)]:
+            raise ModelNotFound(f"{wanted} was refused: {refused[0].reason}")
+        known = ", ".join(model.reference for model in self.models) or "none"
+        raise ModelNotFound(f"no model {wanted!r} is loaded; there are: {known}")
+
+    def is_default(self, model: LoadedModel) -> bool:
+        """Whether the model answers requests that name none."""
+        return self._lookup(self.default) is model
+
+    def _lookup(self, reference: str) -> LoadedModel | None:
+        return next((model for model in self.models if _matches(reference, model.reference)), None)
+
+    def close(self, timeout: float) -> None:
+        """Stop the engines."""
+        for engine in self._engines:
+            engine.close(timeout)
+
+
+def _find(store: Path) -> list[Path]:
+    return [path.parent for path in store.glob(f"*/*/{CARD_FILE}")]
+
+
+def _matches(wanted: str, reference: str) -> bool:
+    return reference == wanted if "@" in wanted else reference.partition("@")[0] == wanted
+
+
+def _order(version: str) -> list[int]:
+    """Versions as numbers, so that 10 is newer than 9."""
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def _device(name: str) -> torch.device:
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def _load_runtime(folder: Path, device: torch.device) -> Runtime:
+    model, _ = load_checkpoint(folder)
+    model = model.to(device)
+    with torch.inference_mode():
+        runtime = Runtime(model, model.prior_mixture(), device)
+        _warm_up(runtime)
+    return runtime
+
+
+def _warm_up(runtime: Runtime) -> None:
+    """Run every kind of job once, so that the first request finds memory and kernels in place."""
+    model = runtime.model
+    image = np.zeros((1, *model.config.image_shape), dtype=np.float32)
+    jobs: list[AnyJob] = [
+        SampleJob(model, n=1, seed=0, component=None, temperature=1.0, draw=False),
+        ReconstructJob(model, image, seed=0, draw=True),
+        EncodeJob(model, image),
+        LogLikelihoodJob(model, image[0], num_samples=500, seed=0),
+    ]
+    for job in jobs:
+        while job.rows:
+            type(job).advance(runtime, [job], max_rows=500)
+        job.result()

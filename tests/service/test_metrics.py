@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import Metrics
+
+
+def test_two_apps_in_a_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.model_ready.labels("vamp@1").set(1)
+    assert b"vamp@1" in one.render()[0]
+    assert b"vamp@1" not in other.render()[0]
+
+
+def test_rendering_is_prometheus_text() -> None:
+    metrics = Metrics()
+    metrics.jobs_total.labels("vamp@1", "sample", "done").inc()
+    body, content_type = metrics.render()
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    assert content_type.startswith("text/plain")
+    (sample,) = families["vampprior_jobs"].samples
+    assert sample.labels == {"model": "vamp@1", "operation": "sample", "outcome": "done"}
+    assert sample.value == 1
+
+
+def test_names_follow_the_conventions() -> None:
+    """Counters end in `_total`, what is a time is in seconds, and everything has help."""
+    for family in Metrics().registry.collect():
+        assert family.documentation, family.name
+        if family.type == "histogram":
+            assert family.name.endswith(("_seconds", "_rows")), family.name
+        for sample in family.samples:
+            assert family.type != "counter" or sample.name.endswith("_total"), sample.name
+
+
+def test_the_process_is_measured() -> None:
+    body = Metrics().render()[0]
+    assert b"process_resident_memory_bytes" in body
+    assert b"python_info" in body

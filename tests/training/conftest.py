@@ -1,0 +1,102 @@
+"""A recipe small enough to train in a second, and the command line as a function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from training.__main__ import main
+from training.datasets import Dataset, load_dataset
+from training.recipe import Recipe
+from training.runs import Run
+from training.trainer import Trainer
+
+TINY = """
+name = "tiny"
+dataset = "digits"
+
+[model]
+z1_dim = 4
+z2_dim = 4
+hidden_dim = 16
+num_components = 5
+
+[training]
+warmup_epochs = 2
+max_epochs = 4
+"""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def recipe(recipe_file: Path) -> Recipe:
+    return Recipe.from_toml(recipe_file)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture
+def trainer(recipe: Recipe, digits: Dataset, tmp_path: Path) -> Trainer:
+    return Trainer(recipe, digits, tmp_path / "run", torch.device("cpu"))
+
+
+@pytest.fixture
+def checkpoint(recipe: Recipe, digits: Dataset, tmp_path: Path) -> Path:
+    """A trained checkpoint in `<tmp_path>/store`."""
+    run = Run(recipe, "1", tmp_path / "runs", tmp_path / "store")
+    trainer = run.start(digits, torch.device("cpu"))
+    run.fit(trainer, lambda trainer, metrics: None)
+    run.export(trainer)
+    return run.checkpoint
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Answer]:
+    """`python -m training ...` in this process, with its places under `tmp_path`."""
+
+    def run(name: str, *arguments: object) -> Answer:
+        options = {
+            "train": ("--runs-dir", tmp_path / "runs", "--store", tmp_path / "store", "--threads", 1),
+            "evaluate": ("--runs-dir", tmp_path / "runs", "--store", tmp_path / "store", "--threads", 1),
+            "data": ("--data-dir", tmp_path / "data"),
+            "models": ("--store", tmp_path / "store"),
+        }[name]
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main([str(word) for word in (name, *arguments, *options)])
+        captured = capsys.readouterr()
+        code = exit_info.value.code
+        return Answer(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl, without their times."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]

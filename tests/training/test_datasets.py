@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
+from vampprior.distributions import LIKELIHOODS
+
+BERNOULLI = LIKELIHOODS["bernoulli"]
+
+
+def gray(pixels: np.ndarray, levels: int = 255) -> Dataset:
+    images = pixels.astype(np.uint8)[:, None]
+    return Dataset("gray", images, images, images, levels)
+
+
+def test_the_digits_are_all_of_scikit_learns_split_at_random(digits: Dataset) -> None:
+    from sklearn.datasets import load_digits
+
+    original = (load_digits().images >= 8).astype(np.uint8)
+    together = np.concatenate([digits.train, digits.valid, digits.test])[:, 0]
+    assert [len(digits.train), len(digits.valid), len(digits.test)] == [1297, 250, 250]
+    assert digits.image_shape == (1, 8, 8)
+    assert sorted(image.tobytes() for image in together) == sorted(image.tobytes() for image in original)
+    assert not np.array_equal(together[:1297], original[:1297])
+
+
+def test_the_digits_are_the_same_every_time(digits: Dataset) -> None:
+    assert load_dataset("digits").describe() == digits.describe()
+
+
+def test_the_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert not DATASETS["digits"].is_there(Path())
+    with pytest.raises(DatasetError, match="pip install scikit-learn"):
+        load_dataset("digits")
+
+
+@pytest.mark.parametrize(("levels", "dark", "bright"), [(255, 127, 128), (16, 7, 8), (1, 0, 1)])
+def test_a_pixel_is_white_from_one_half_on(levels: int, dark: int, bright: int) -> None:
+    thresholded = gray(np.array([[[dark, bright], [0, levels]]]), levels).thresholded()
+    assert thresholded.train.tolist() == [[[[0, 1], [0, 1]]]]
+    assert thresholded.levels == 1
+    assert thresholded.train.dtype == np.uint8
+
+
+def test_a_card_tells_data_sets_apart_by_one_pixel() -> None:
+    pixels = np.zeros((3, 2, 2))
+    before = gray(pixels).describe()
+    pixels[2, 1, 1] = 1
+    after = gray(pixels).describe()
+    assert before["sizes"] == after["sizes"] == {"train": 3, "valid": 3, "test": 3}
+    assert before["sha256"]["test"] != after["sha256"]["test"]
+
+
+def test_an_unknown_data_set_is_answered_with_those_there_are() -> None:
+    with pytest.raises(DatasetError, match="no data set 'cifar'; there are static_mnist, digits, or give the path"):
+        load_dataset("cifar")
+
+
+def test_own_gray_images_become_black_and_white_for_binary_pixels_only(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", images=images)
+    as_they_are = load_dataset(str(tmp_path / "own.npz"))
+    suited = load_suited(str(tmp_path / "own.npz"), BERNOULLI)
+    assert as_they_are.levels == 255
+    assert suited.levels == 1
+    assert np.array_equal(suited.test, as_they_are.test >= 128)
+
+
+def test_the_data_directory_is_the_environments_if_it_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAMP_DATA_DIR", "/somewhere")
+    assert data_directory() == Path("/somewhere")
+    monkeypatch.setenv("VAMP_DATA_DIR", "")
+    assert data_directory().name == "data"

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, first_difference, list_recipes
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    return Recipe.from_dict({"name": "r", "dataset": "digits", **changes})
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_of_the_package_reads_and_is_called_like_its_file(name: str) -> None:
+    assert find_recipe(name).name == name
+
+
+def test_the_defaults_are_the_papers() -> None:
+    recipe = recipe_of()
+    assert recipe.training.learning_rate == 5e-4
+    assert (recipe.training.batch_size, recipe.training.warmup_epochs, recipe.training.patience) == (100, 100, 50)
+    assert (recipe.model.z1_dim, recipe.model.hidden_dim, recipe.model.num_components) == (40, 300, 500)
+
+
+def test_plain_values_make_the_same_recipe() -> None:
+    recipe = recipe_of(model={"z1_dim": 7}, training={"seed": 3}, pseudo_inputs={"mean": 0.05})
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_a_whole_number_is_taken_for_a_fraction() -> None:
+    assert recipe_of(pseudo_inputs={"mean": 0}).pseudo_inputs.mean == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batchsize": 100}, "unknown key batchsize"),
+        ({"training": {"batchsize": 100}}, "unknown key training.batchsize"),
+        ({"pseudo_inputs": {"sigma": 1.0}}, "unknown key pseudo_inputs.sigma"),
+        ({"model": {"hidden": 300}}, "unknown model setting hidden"),
+        ({"model": {"image_shape": [1, 8, 8]}}, "image_shape comes from the data set"),
+        ({"model": {"prior": "flow"}}, "unknown prior 'flow'"),
+        ({"model": {"z1_dim": "40"}}, "z1_dim must be a positive whole number"),
+        ({"model": 3}, "model must be a table"),
+        ({"training": {"batch_size": "100"}}, "training.batch_size must be of type int"),
+        ({"training": {"batch_size": 100.0}}, "training.batch_size must be of type int"),
+        ({"training": {"compile": 1}}, "training.compile must be of type bool"),
+        ({"training": {"max_epochs": True}}, "training.max_epochs must be of type int"),
+        ({"training": {"batch_size": 0}}, "training.batch_size must be at least 1"),
+        ({"training": {"warmup_epochs": -1}}, "training.warmup_epochs must not be negative"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate must be positive"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate must be positive"),
+        ({"training": {"seed": 2**32}}, "training.seed must be between"),
+        ({"training": {"precision": "float16"}}, "training.precision must be float32 or bfloat16"),
+        ({"pseudo_inputs": {"std": -0.1}}, "no normal distribution has mean 0.5 and std -0.1"),
+        ({"name": "Bad Name"}, "the name 'Bad Name' must be lower-case"),
+        ({"name": "../up"}, "the name '../up' must be"),
+        ({"name": ""}, "a recipe needs a name"),
+        ({"dataset": 5}, "a recipe needs a dataset"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message.replace("[", r"\[")):
+        recipe_of(**changes)
+
+
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("name = ")
+    with pytest.raises(RecipeError, match=r"broken\.toml is not TOML"):
+        find_recipe(str(path))
+    with pytest.raises(RecipeError, match=r"missing\.toml cannot be read: No such file"):
+        find_recipe(str(tmp_path / "missing.toml"))
+
+
+def test_an_unknown_name_is_answered_with_those_there_are() -> None:
+    with pytest.raises(RecipeError, match=r"no recipe 'minst'; there are digits-hvae-vampprior, static_mnist"):
+        find_recipe("minst")
+
+
+def test_nothing_outside_the_package_is_a_recipe_by_name() -> None:
+    with pytest.raises(RecipeError, match="no recipe"):
+        find_recipe(f"../recipes/{next(RECIPES.glob('*.toml')).stem}")
+
+
+def test_the_first_difference_of_two_recipes_is_named() -> None:
+    before = recipe_of(training={"seed": 1}).to_dict()
+    assert first_difference(before, recipe_of(training={"seed": 1}).to_dict()) == ""
+    assert first_difference(before, recipe_of(training={"seed": 2}).to_dict()) == "training.seed was 1 and now is 2"

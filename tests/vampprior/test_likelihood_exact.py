@@ -1,0 +1,119 @@
+"""The importance-sampling estimate against p(x) itself, which quadrature gives where latents are numbers, not vectors.
+
+Quadrature goes down from the prior (`component`, `descend`, `decode`) and never meets an encoder's density; importance
+sampling goes up through the posterior. That they agree says that all densities of the bound are right and normalized.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from vampprior import LatentModel, LogLikelihood, ModelConfig, build_model, log_likelihood
+
+Build = Callable[..., LatentModel]
+SMALL = {"image_shape": (1, 2, 2), "z1_dim": 1, "z2_dim": 1, "num_components": 3}
+NODES = 121
+
+
+@torch.no_grad()
+def exact_log_likelihood(model: LatentModel, images: Tensor, nodes: int = NODES) -> Tensor:
+    """log sum_k w_k int int p(x | z) N(e) de, by the trapezoid rule over the noise e of an ancestral draw, (N,)."""
+    axis = torch.linspace(-8.5, 8.5, nodes, dtype=torch.float64)
+    noise = torch.cartesian_prod(*[axis] * model.noise_dim).reshape(-1, model.noise_dim)
+    log_mass = (-0.5 * (noise.square() + math.log(2.0 * math.pi)) + torch.log(axis[1] - axis[0])).sum(-1)
+    mixture, total = model.prior_mixture(), torch.full((len(images),), -math.inf, dtype=torch.float64)
+    for k, log_weight in enumerate(mixture.log_weights):
+        params = model.decode(model.descend(mixture.component(torch.full((len(noise),), k)), noise))
+        log_joint = model.likelihood.log_prob(images.unsqueeze(1), params) + log_mass + log_weight
+        total = torch.logaddexp(total, log_joint.logsumexp(1))
+    return total
+
+
+@pytest.fixture
+def small_model(config: ModelConfig, tiny_model: Build) -> LatentModel:
+    names = {"model": config.model, "prior": config.prior, "likelihood": config.likelihood}
+    return tiny_model(**names, **SMALL)
+
+
+@pytest.fixture
+def every_image() -> Tensor:
+    return torch.tensor(list(product([0.0, 1.0], repeat=4)), dtype=torch.float64).reshape(16, 1, 2, 2)
+
+
+def test_quadrature_has_converged(small_model: LatentModel, every_image: Tensor) -> None:
+    """To a hundredth of the standard errors below: the clamp of log-variances leaves kinks, hence no more digits."""
+    coarse, fine = (exact_log_likelihood(small_model, every_image[:2], nodes) for nodes in (NODES, 2 * NODES))
+    torch.testing.assert_close(coarse, fine, rtol=0.0, atol=1e-4)
+
+
+def test_the_estimate_agrees_with_quadrature_within_its_error(small_model: LatentModel, every_image: Tensor) -> None:
+    """Within four of its standard errors, and those are small enough to see a per cent."""
+    images = every_image[[0, 5, 6, 15]]
+    estimate = log_likelihood(small_model, images, num_samples=10_000, chunk_rows=5000)
+    exact = exact_log_likelihood(small_model, images)
+    assert estimate.standard_error.max() < 0.02
+    assert ((estimate.value - exact).abs() < 4.0 * estimate.standard_error).all()
+    assert (estimate.elbo < exact).all()
+    assert ((estimate.effective_sample_size >= 1.0) & (estimate.effective_sample_size <= 10_000)).all()
+
+
+def test_the_probabilities_of_all_images_sum_to_one(small_model: LatentModel, every_image: Tensor) -> None:
+    """Exactly by quadrature; by importance sampling within four standard errors of the sum."""
+    if not small_model.likelihood.binary:
+        pytest.skip("only binary images can be listed")
+    exact = exact_log_likelihood(small_model, every_image).exp()
+    assert float(exact.sum()) == pytest.approx(1.0, abs=1e-12)
+    estimate = log_likelihood(small_model, every_image, num_samples=4000, chunk_rows=4000)
+    probabilities = estimate.value.exp()
+    error = float((probabilities * estimate.standard_error).square().sum().sqrt())
+    assert error < 0.01
+    assert abs(float(probabilities.sum()) - 1.0) < 4.0 * error
+
+
+def repeat(model: LatentModel, image: Tensor, repeats: int, num_samples: int) -> LogLikelihood:
+    """Independent estimates of one image's log-likelihood, each of shape (repeats,)."""
+    return log_likelihood(model, image.expand(repeats, *image.shape), num_samples=num_samples, chunk_rows=5000)
+
+
+def test_the_standard_error_is_calibrated(tiny_model: Build, every_image: Tensor) -> None:
+    """The spread of n independent estimates is the standard error that they state.
+
+    A standard deviation from n normal numbers has the relative error 1 / sqrt(2 n); five of those are allowed, and the
+    delta method's own error, which is of the order of 1 / effective sample size, twice.
+    """
+    repeats = 1000
+    estimates = repeat(tiny_model(**SMALL), every_image[5], repeats, num_samples=200)
+    stated = float(estimates.standard_error.square().mean().sqrt())
+    allowed = 5.0 / math.sqrt(2 * repeats) + 2.0 / float(estimates.effective_sample_size.mean())
+    assert float(estimates.value.std()) == pytest.approx(stated, rel=allowed)
+
+
+def test_more_samples_tighten_the_bound(tiny_model: Build, every_image: Tensor) -> None:
+    """Burda et al. (2015), Theorem 1: L_1 <= L_5 <= L_50 <= log p(x) in expectation."""
+    model, image, repeats = tiny_model(**SMALL), every_image[5], 1000
+    means, errors = [], []
+    for num_samples in (1, 5, 50):
+        values = repeat(model, image, repeats, num_samples).value
+        means.append(float(values.mean()))
+        errors.append(float(values.std()) / math.sqrt(repeats))
+    exact = float(exact_log_likelihood(model, image.unsqueeze(0)))
+    assert means[1] - means[0] > 4.0 * math.hypot(errors[0], errors[1])
+    assert means[2] - means[1] > 4.0 * math.hypot(errors[1], errors[2])
+    assert exact - means[2] > -4.0 * errors[2]
+
+
+def test_float32_scores_like_float64(tiny_config: Callable[..., ModelConfig], every_image: Tensor) -> None:
+    """With the same noise; float32 carries seven digits of log-densities below ten, through three small layers."""
+    single = build_model(tiny_config(**SMALL))
+    double = build_model(tiny_config(**SMALL)).double()
+    double.load_state_dict(single.state_dict())
+    noise = torch.randn(16, 200, single.noise_dim)
+    low = log_likelihood(single, every_image.float(), num_samples=200, chunk_rows=3200, noise=lambda _: noise)
+    high = log_likelihood(double, every_image, num_samples=200, chunk_rows=3200, noise=lambda _: noise.double())
+    torch.testing.assert_close(low.value, high.value, rtol=0.0, atol=1e-4)

@@ -1,0 +1,194 @@
+"""`python -m training`: train a recipe, evaluate a checkpoint, and see which data sets and checkpoints there are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from training.checkpoints import find_checkpoint, list_checkpoints
+from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
+from training.display import show_scoring, show_training
+from training.evaluation import Evaluation
+from training.machine import DeviceChoice, device_name, prepare
+from training.recipe import RecipeError, find_recipe, list_recipes
+from training.runs import Run
+from training.scoring import Plan
+from vampprior.checkpoint import Card, CheckpointError, read_card
+from vampprior.distributions import LIKELIHOODS
+
+app = typer.Typer(
+    name="python -m training", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+console = Console()
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where data sets are kept, instead of VAMP_DATA_DIR or a folder of the user's cache."),
+]
+RunsDir = Annotated[Path, typer.Option(help="Where the state of runs is kept.")]
+Store = Annotated[Path, typer.Option(help="Where checkpoints are kept.")]
+Device = Annotated[DeviceChoice, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes as many as this process may use.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help=f"One of {', '.join(list_recipes())}, or the path of a .toml file.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint if there is one.")] = False,
+    version: Annotated[str, typer.Option(help="Version of the checkpoint.")] = "1",
+    seed: Annotated[int | None, typer.Option(help="Seed to use instead of the recipe's.")] = None,
+    data_dir: DataDir = None,
+    runs_dir: RunsDir = Path("runs"),
+    store: Store = Path("model_store"),
+    device: Device = DeviceChoice.AUTO,
+    threads: Threads = 0,
+) -> None:
+    """Train a recipe and write its checkpoint. Ctrl-C stops it; --resume goes on, with the same result."""
+    chosen = find_recipe(recipe)
+    if seed is not None:
+        chosen = replace(chosen, training=replace(chosen.training, seed=seed))
+    run = Run(chosen, version, runs_dir, store)
+    if not overwrite:
+        run.keep_checkpoint()
+    if not resume:
+        run.keep_folder()
+    with _interruptible(lambda: "go on with --resume" if run.folder.exists() else "nothing had begun"):
+        machine = prepare(device, threads)
+        dataset = load_suited(chosen.dataset, LIKELIHOODS[chosen.model.likelihood], data_dir)
+        trainer = run.resume(dataset, machine) if resume else run.start(dataset, machine)
+        if chosen.training.compile and not trainer.compiled:
+            print("torch.compile does not work here, perhaps for want of a C++ compiler; training is slower without it")
+        print(f"{run.folder}: {_sizes(dataset)} on {device_name(machine)}, {trainer.epoch} epochs done", flush=True)
+        with show_training(console) as show:
+            run.fit(trainer, show)
+        card = run.export(trainer)
+    print(f"{run.checkpoint}: best validation ELBO {trainer.best_elbo:.2f} nats at epoch {trainer.best_epoch}")
+    _say_next(card, store)
+
+
+def _say_next(card: Card, store: Path) -> None:
+    there = store == Path("model_store")
+    print("next:")
+    print(f"  python -m training evaluate {card.name}@{card.version}{'' if there else f' --store {store}'}")
+    print(f"  {'' if there else f'VAMP_MODEL_STORE={store} '}make serve")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint's folder, or its name or name@version in the store.")],
+    num_samples: Annotated[int, typer.Option(min=2, help="Importance samples an image.")] = 5000,
+    max_images: Annotated[int | None, typer.Option(min=2, help="Score so many test images, drawn at random.")] = None,
+    chunk_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows (images times samples) at once, instead of 500 or, on a GPU, 50000."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the images drawn and of all noise.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Continue an equal evaluation that was interrupted.")] = True,
+    data_dir: DataDir = None,
+    runs_dir: RunsDir = Path("runs"),
+    store: Store = Path("model_store"),
+    device: Device = DeviceChoice.AUTO,
+    threads: Threads = 0,
+) -> None:
+    """Score test images and write the metrics into the checkpoint's card. Ctrl-C stops it; the same command goes on."""
+    folder = find_checkpoint(checkpoint, store)
+    with _interruptible(lambda: "the same command goes on"):
+        machine = prepare(device, threads)
+        rows = chunk_rows or (50_000 if machine.type == "cuda" else 500)
+        evaluation = Evaluation(folder, Plan(num_samples, max_images, rows, seed, machine.type), runs_dir, data_dir)
+        scores, total = evaluation.scores, len(evaluation.chosen)
+        if resume:
+            scores.load()
+        print(f"{folder}: {total} test images, {num_samples} samples each, {scores.done} done", flush=True)
+        with show_scoring(console, total, scores.done) as show:
+            evaluation.score(show)
+        card = evaluation.write()
+    for name, value in card.metrics.items():
+        print(f"  {name:<30} {value:.3f}" if isinstance(value, float) else f"  {name:<30} {value}")
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="Data set to fetch; without it, list them.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """List the data sets and whether each is there, or fetch one."""
+    directory = data_dir or data_directory()
+    if name is not None:
+        with _interruptible(lambda: "files that were complete stay"):
+            dataset = load_dataset(name, directory)
+        print(f"{directory} has {_sizes(dataset)}")
+        return
+    table = Table("name", "there", "what it is", title=str(directory))
+    for known, source in DATASETS.items():
+        table.add_row(known, "yes" if source.is_there(directory) else "no", source.summary)
+    console.print(table)
+
+
+@app.command()
+def models(store: Store = Path("model_store")) -> None:
+    """List the checkpoints of a store with their metrics."""
+    table = Table("checkpoint", "data", "log-likelihood", "ELBO", "KL", "active units", "images", "epochs")
+    for folder in list_checkpoints(store):
+        reference = f"{folder.parent.name}@{folder.name}"
+        try:
+            table.add_row(reference, *_describe(read_card(folder)))
+        except CheckpointError as error:
+            table.add_row(reference, f"[red]{error}[/]")
+    if not table.rows:
+        raise CheckpointError(f"there is no checkpoint in {store}; `python -m training train` makes one")
+    console.print(table)
+
+
+def _describe(card: Card) -> list[str]:
+    metrics = card.metrics
+    best, epochs = card.training.get("best_epoch", "?"), card.training.get("epochs", "?")
+    row = [str(card.dataset.get("name", "?")), "not evaluated", "", "", "", "", f"{best} of {epochs}"]
+    if "log_likelihood" in metrics:
+        units = ", ".join(f"{layer} {count}" for layer, count in metrics["active_units"].items())
+        score = f"{metrics['log_likelihood']:.2f} ± {metrics['log_likelihood_standard_error']:.2f}"
+        row[1:6] = [score, f"{metrics['elbo']:.2f}", f"{metrics['kl']:.2f}", units, str(metrics["num_images"])]
+    return row
+
+
+def _sizes(dataset: Dataset) -> str:
+    sides = "x".join(str(side) for side in dataset.image_shape)
+    return f"{dataset.name}, {len(dataset.train)} / {len(dataset.valid)} / {len(dataset.test)} images of {sides}"
+
+
+@contextmanager
+def _interruptible(hint: Callable[[], str]) -> Iterator[None]:
+    """Answer Ctrl-C with one line, which says what to do next, and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted: {hint()}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; what a user can put right ends in one line on standard error, never in a traceback."""
+    try:
+        app(arguments)
+    except (RecipeError, DatasetError, CheckpointError, OSError) as error:
+        _fail(error, code=2)
+    except FloatingPointError as error:
+        _fail(error, code=1)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

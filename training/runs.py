@@ -1,0 +1,102 @@
+"""A training run: its folder of state, and the checkpoint that comes of it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from training.checkpoints import new_checkpoint
+from training.datasets import Dataset
+from training.display import ShowEpoch
+from training.evaluation import HISTOGRAM_FILE
+from training.plots import draw_curves
+from training.recipe import Recipe, RecipeError
+from training.trainer import Trainer
+from vampprior.checkpoint import Card, save_checkpoint
+
+__all__ = ["CURVES_FILE", "Run"]
+
+CURVES_FILE = "curves.png"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a recipe becomes: `<runs>/<name>/<version>/` while it trains, `<store>/<name>/<version>/` when it has.
+
+    Raises `RecipeError` if no checkpoint can have that version.
+    """
+
+    recipe: Recipe
+    version: str
+    runs: Path
+    store: Path
+
+    def __post_init__(self) -> None:
+        new_checkpoint(self.store, self.recipe.name, self.version)
+
+    @property
+    def folder(self) -> Path:
+        """State, metrics and curves."""
+        return self.runs / self.recipe.name / self.version
+
+    @property
+    def checkpoint(self) -> Path:
+        """Weights, card and curves."""
+        return new_checkpoint(self.store, self.recipe.name, self.version)
+
+    def keep_checkpoint(self) -> None:
+        """Raise `RecipeError` if the run would overwrite a checkpoint."""
+        if self.checkpoint.exists():
+            raise RecipeError(
+                f"there is a checkpoint in {self.checkpoint}; give the new one another --version, or --overwrite it"
+            )
+
+    def keep_folder(self) -> None:
+        """Raise `RecipeError` if there is a run already."""
+        if self.folder.exists():
+            raise RecipeError(
+                f"there is a run in {self.folder}; continue it with --resume, remove it, or give another --version"
+            )
+
+    def start(self, dataset: Dataset, device: torch.device) -> Trainer:
+        """A trainer at its first epoch; raises `RecipeError` if the recipe does not fit the data set."""
+        trainer = Trainer(self.recipe, dataset, self.folder, device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return trainer
+
+    def resume(self, dataset: Dataset, device: torch.device) -> Trainer:
+        """A trainer where the run stopped; raises `RecipeError` if there is no such run of this recipe and data."""
+        trainer = Trainer(self.recipe, dataset, self.folder, device)
+        trainer.resume()
+        return trainer
+
+    def fit(self, trainer: Trainer, show: ShowEpoch) -> None:
+        """Train to the end, and draw the curves however it ends."""
+        try:
+            while not trainer.finished:
+                show(trainer, trainer.run_epoch())
+        finally:
+            if history := trainer.history():
+                draw_curves(
+                    history,
+                    self.folder / CURVES_FILE,
+                    title=f"{self.recipe.name}, version {self.version}",
+                    warmup_epochs=self.recipe.training.warmup_epochs,
+                )
+
+    def export(self, trainer: Trainer) -> Card:
+        """Write the checkpoint: the best epoch's weights, their card, and the curves."""
+        card = Card(
+            name=self.recipe.name,
+            version=self.version,
+            model=trainer.config,
+            dataset=trainer.dataset_card,
+            training=trainer.summary(),
+        )
+        card = save_checkpoint(self.checkpoint, trainer.best_model(), card)
+        (self.checkpoint / HISTOGRAM_FILE).unlink(missing_ok=True)  # of weights that are no more
+        shutil.copyfile(self.folder / CURVES_FILE, self.checkpoint / CURVES_FILE)
+        return card

@@ -1,0 +1,124 @@
+"""Log-likelihoods of many images, a batch at a time, kept on disk so that hours of work survive an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vampprior.likelihood import log_likelihood, torch_noise
+from vampprior.models import LatentModel
+
+__all__ = ["Plan", "Scores"]
+
+SAVE_SECONDS = 5.0
+COLUMNS = ("value", "standard_error", "elbo")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How images are scored: equal weights and equal plans give equal numbers.
+
+    num_samples: importance samples an image
+    max_images:  test images to score, drawn at random; None for all
+    chunk_rows:  rows (images times samples) that pass through the networks at once
+    seed:        of the choice of images and of all noise
+    device:      kind of device, `cpu` or `cuda`; their random numbers differ
+    """
+
+    num_samples: int
+    max_images: int | None
+    chunk_rows: int
+    seed: int
+    device: str
+
+    def choose(self, num_images: int) -> Tensor:
+        """Indices of the images to score, ascending."""
+        if self.max_images is None or num_images <= self.max_images:
+            return torch.arange(num_images)
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(num_images, generator=generator)[: self.max_images].sort().values
+
+    def key(self, weights_sha256: str, test_sha256: str) -> str:
+        """A name for the numbers that this plan gives with these weights on these images."""
+        text = json.dumps([asdict(self), weights_sha256, test_sha256, torch.__version__])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Scores:
+    """What importance sampling says of each image, as far as it got.
+
+    columns: value, standard_error and elbo (nats, float64) of the images done so far, each of shape (done,)
+    seconds: spent on them
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.columns = {name: torch.empty(0, dtype=torch.float64) for name in COLUMNS}
+        self.seconds = 0.0
+
+    @property
+    def done(self) -> int:
+        """Images scored so far."""
+        return len(self.columns["value"])
+
+    def load(self) -> None:
+        """Continue from the file, if there is one; a damaged one is ignored, since nothing but time is lost with it."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                seconds = float(file.metadata()["seconds"])
+                columns = {name: file.get_tensor(name) for name in COLUMNS}
+        except (OSError, SafetensorError):
+            return
+        self.columns, self.seconds = columns, seconds
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        save_file(self.columns, partial, metadata={"seconds": str(self.seconds)})
+        partial.replace(self.path)
+
+    def complete(
+        self, model: LatentModel, images: Tensor, levels: int, plan: Plan, show: Callable[[int, float], None]
+    ) -> None:
+        """Score the rest of the images, uint8 of shape (N, C, H, W), saving now and then and whenever it ends.
+
+        The noise of a batch comes from a generator seeded with the plan's seed and the batch's place. After each batch
+        `show` gets the number of images done and their mean log-likelihood.
+        """
+        per_batch = max(1, plan.chunk_rows // plan.num_samples)
+        with torch.inference_mode():
+            mixture = model.prior_mixture()
+        saved = time.monotonic()
+        try:
+            for start in range(self.done, len(images), per_batch):
+                started = time.perf_counter()
+                x = images[start : start + per_batch].float() / levels
+                generator = torch.Generator(x.device).manual_seed(plan.seed * 1_000_003 + start)
+                result = log_likelihood(
+                    model,
+                    x,
+                    num_samples=plan.num_samples,
+                    chunk_rows=plan.chunk_rows,
+                    noise=torch_noise(model, x, generator),
+                    mixture=mixture,
+                )
+                self.columns = {
+                    name: torch.cat([column, getattr(result, name)]) for name, column in self.columns.items()
+                }
+                self.seconds += time.perf_counter() - started
+                show(self.done, self.columns["value"].mean().item())
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+        finally:
+            self.save()

@@ -1,0 +1,79 @@
+"""A data set in memory: images split into train, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SPLITS", "Dataset", "DatasetError", "Pixels", "read_arrays", "shuffled_splits"]
+
+Pixels = NDArray[np.uint8]
+SPLITS = ("train", "valid", "test")
+SHUFFLE_SEED = 0
+"""Of the random splits. One for all, so that every run on the same images is tested on the same images."""
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be had or used; the message says how to get it."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images as uint8, each split of shape (N, C, H, W).
+
+    levels: the greatest pixel value: 1 for binary images, 255 for gray ones
+    """
+
+    name: str
+    train: Pixels
+    valid: Pixels
+    test: Pixels
+    levels: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.train.shape[1:]
+        return channels, height, width
+
+    def thresholded(self) -> Dataset:
+        """The same images as black and white: a pixel is 1 from one half of `levels` on."""
+        half = -(-self.levels // 2)
+        splits = {name: (getattr(self, name) >= half).astype(np.uint8) for name in SPLITS}
+        return replace(self, **splits, levels=1)
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint's card says of its data: name, image shape, split sizes and hashes."""
+        splits = {name: getattr(self, name) for name in SPLITS}
+        return {
+            "name": self.name,
+            "image_shape": list(self.image_shape),
+            "sizes": {name: len(images) for name, images in splits.items()},
+            "sha256": {name: hashlib.sha256(images.tobytes()).hexdigest() for name, images in splits.items()},
+        }
+
+
+def shuffled_splits(images: Pixels, num_valid: int, num_test: int) -> dict[str, Pixels]:
+    """Images (N, ...) in a random order that is always the same, split: what is left over is for training."""
+    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(images))
+    num_train = len(images) - num_valid - num_test
+    parts = np.split(images[order], [num_train, num_train + num_valid])
+    return dict(zip(SPLITS, parts, strict=True))
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an `.npz` file, by name; nothing is unpickled. Raises `DatasetError` if it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DatasetError(f"{path} is a single array; save it with numpy.savez under a name")
+            return {name: file[name] for name in file.files}
+    except DatasetError:
+        raise
+    except Exception as error:  # a damaged archive raises whatever zipfile, zlib and NumPy stumble over
+        raise DatasetError(f"{path} cannot be read as .npz: {' '.join(str(error).split())}") from error
