@@ -16,13 +16,15 @@ ARG PIP_EXTRA_INDEX_URL=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 
-# The dependencies are by far the largest layer, so they come first and change only with pyproject.toml.
+# The dependencies are by far the largest layer, so they come first and change only with pyproject.toml. torch brings
+# headers and tests for those who build C++ against it, 150 MB that nothing here reads.
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         print(*p['dependencies'], *p['optional-dependencies']['service'], sep='\n')" > requirements.txt \
     && python -m venv /venv \
     && /venv/bin/python -m pip install --requirement requirements.txt \
-    && /venv/bin/python -m pip uninstall --yes setuptools pip
+    && /venv/bin/python -m pip uninstall --yes pip \
+    && rm -rf /venv/lib/python3*/site-packages/torch/include /venv/lib/python3*/site-packages/torch/test
 
 COPY . ./
 RUN python -m pip install --no-deps --target /app .

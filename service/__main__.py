@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import uvicorn
@@ -29,6 +30,8 @@ def main() -> int:
         server_header=False,
     )
     server = uvicorn.Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises once more when all is done
+        signal.signal(number, server.handle_exit)
     server.run()
     return 0 if server.started else 1
 

@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from service.images import encode_npy, sheet_png
+from service.images import encode_npy, encode_png, enlarge, sheet_png
 from service.schemas import ImagesAnswer
 from service.store import LoadedModel
 
@@ -65,6 +65,8 @@ class Layout:
 
     def render(self, images: NDArray[np.float32], loaded: LoadedModel, seed: int | None = None) -> bytes:
         """A body of images (N, C, H, W); slow enough to belong into a worker thread."""
+        if self.format == "png" and len(images) == 1:  # without a sheet's margin, so that it can be sent back
+            return encode_png(enlarge(images[0], self.scale))
         if self.format == "png":
             return sheet_png(images, columns=self.columns, scale=self.scale)
         if self.format == "npy":
@@ -76,24 +78,23 @@ def choose_format(request: Request, wanted: ImageFormat | None) -> ImageFormat:
     """`format=` if given, else the first of `Accept` (by its q-values) that there is, else PNG."""
     if wanted:
         return wanted
-    offers = []
-    for position, item in enumerate(request.headers.get("accept", "").split(",")):
-        media_type, *parameters = [part.strip().lower() for part in item.split(";")]
-        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-        if _quality(quality) > 0:
-            offers.append((-_quality(quality), position, media_type))
-    for _, _, media_type in sorted(offers):
+    offers = [_offer(item) for item in request.headers.get("accept", "").split(",")]
+    refused = {media_type for media_type, quality in offers if not quality}
+    for media_type, quality in sorted(offers, key=lambda offer: -offer[1]):
         for format_, known in MEDIA_TYPES.items():
-            if media_type in (known, "*/*", known.partition("/")[0] + "/*"):
+            if quality and known not in refused and media_type in (known, "*/*", known.partition("/")[0] + "/*"):
                 return format_
     return "png"
 
 
-def _quality(text: str) -> float:
+def _offer(item: str) -> tuple[str, float]:
+    """Media type and quality of an item of `Accept`; a quality that is no number is none."""
+    media_type, *parameters = [part.strip().lower() for part in item.split(";")]
+    quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
     try:
-        return float(text)
+        return media_type, max(0.0, float(quality))
     except ValueError:
-        return 0.0
+        return media_type, 0.0
 
 
 def rounded(values: NDArray[np.floating[Any]]) -> list[Any]:

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar, cast
 
@@ -37,8 +37,8 @@ class Engine:
     name:         of the model, for metrics
     load:         makes the model's runtime; runs in the compute thread, like all torch code
     threads:      torch threads of the compute thread
-    queue_length: jobs that may wait or run; one more raises `Overloaded`
-    queued_rows:  rows that may wait or run; more raise `Overloaded`
+    queue_length: jobs that may wait or run
+    queued_rows:  rows that may wait or run
     """
 
     def __init__(
@@ -65,18 +65,12 @@ class Engine:
 
     async def run(self, job: Job[Result]) -> Result:
         """The job's result. Raises `Overloaded` if the queue is full; cancelling drops the job at its next chunk."""
-        return (await self.run_all([job]))[0]
-
-    async def run_all(self, jobs: Sequence[Job[Result]]) -> list[Result]:
-        """The results of several jobs, admitted together or not at all."""
-        loop = asyncio.get_running_loop()
-        tickets = [_Ticket(job, loop) for job in jobs]
-        self._admit(tickets)
+        ticket = _Ticket(job, asyncio.get_running_loop())
+        self._admit(ticket)
         try:
-            return [cast("Result", await ticket.future) for ticket in tickets]
+            return cast("Result", await ticket.future)
         finally:
-            for ticket in tickets:
-                ticket.cancelled = True  # no matter to those already answered
+            ticket.cancelled = True  # no matter to one that was answered
 
     def close(self, timeout: float) -> None:
         """Stop after the current chunk; jobs still waiting are cancelled."""
@@ -85,18 +79,14 @@ class Engine:
             self._wake.notify()
         self._thread.join(timeout)
 
-    def _admit(self, tickets: list[_Ticket]) -> None:
-        rows = sum(ticket.job.rows for ticket in tickets)
+    def _admit(self, ticket: _Ticket) -> None:
+        rows = ticket.job.rows
         with self._wake:
-            full = self._jobs + len(tickets) > self._queue_length or self._rows + rows > self._queued_rows
+            full = self._jobs >= self._queue_length or self._rows + rows > self._queued_rows
             if full or self._closed:
-                raise Overloaded(
-                    f"{self._jobs} jobs with {self._rows} rows wait for this model; try again shortly",
-                    headers={"Retry-After": "1"},
-                )
-            self._count(len(tickets), rows)
-            for ticket in tickets:
-                (self._light if ticket.job.light else self._heavy).append(ticket)
+                raise Overloaded(f"{self._jobs} jobs with {self._rows} rows wait for this model; try again shortly")
+            self._count(1, rows)
+            (self._light if ticket.job.light else self._heavy).append(ticket)
             self._wake.notify()
 
     def _count(self, jobs: int, rows: int) -> None:

@@ -121,7 +121,7 @@ class SampleJob(RowsJob[Array]):
         fixed = torch.full((n,), -1 if component is None else component)
         choice = torch.from_numpy(np.random.default_rng([seed, 2]).random(n))
         noise = temperature * _normals(model, n, seed)
-        super().__init__(fixed, choice, noise, *([_uniforms(model, n, seed)] if draw else []))
+        super().__init__(fixed, choice, noise, *_pixel_noise(model, n, seed, draw=draw))
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -141,8 +141,8 @@ class ReconstructJob(RowsJob[Array]):
 
     def __init__(self, model: LatentModel, x: Array, *, seed: int, draw: bool) -> None:
         n = len(x)
-        noise = [_normals(model, n, seed), _uniforms(model, n, seed)] if draw else [torch.zeros(n, model.noise_dim)]
-        super().__init__(torch.from_numpy(x), *noise)
+        noise = _normals(model, n, seed) if draw else torch.zeros(n, model.noise_dim)
+        super().__init__(torch.from_numpy(x), noise, *_pixel_noise(model, n, seed, draw=draw))
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -198,13 +198,15 @@ class DecodeJob(RowsJob[Array]):
     operation = "decode"
 
     def __init__(self, model: LatentModel, components: Sequence[int]) -> None:
-        super().__init__(torch.tensor(components), torch.zeros(len(components), model.noise_dim))
+        n = len(components)
+        noise = torch.zeros(n, model.noise_dim)
+        super().__init__(torch.tensor(components), noise, *_pixel_noise(model, n, seed=0, draw=False))
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
-        components, noise = inputs
+        components, noise, *pixels = inputs
         latents = runtime.model.descend(runtime.mixture.component(components), noise)
-        return (runtime.model.mean_image(latents),)
+        return (_render(runtime.model, latents, *pixels),)
 
     def result(self) -> Array:
         return self.columns()[0]
@@ -266,9 +268,11 @@ def _normals(model: LatentModel, n: int, seed: int) -> Tensor:
     return torch.from_numpy(generator.standard_normal((n, model.noise_dim), dtype=np.float32))
 
 
-def _uniforms(model: LatentModel, n: int, seed: int) -> Tensor:
-    """Pixel noise (n, D), likewise."""
-    return torch.from_numpy(np.random.default_rng([seed, 1]).random((n, model.config.num_pixels), dtype=np.float32))
+def _pixel_noise(model: LatentModel, n: int, seed: int, *, draw: bool) -> list[Tensor]:
+    """Uniform numbers (n, D), likewise, where pixels are to be drawn: always, if the model has no mean image."""
+    if not (draw or model.autoregressive):
+        return []
+    return [torch.from_numpy(np.random.default_rng([seed, 1]).random((n, model.config.num_pixels), dtype=np.float32))]
 
 
 def _render(model: LatentModel, latents: Latents, pixels: Tensor | None = None) -> Tensor:

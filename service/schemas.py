@@ -61,7 +61,7 @@ class ScoredImage(BaseModel):
     bits_per_dim: float = Field(description="The same per pixel, in bits; lower is more likely.", examples=[0.13])
     elbo: float = Field(description="Evidence lower bound in nats, from the same samples.", examples=[-75.2])
     effective_sample_size: float = Field(
-        description="(sum w)^2 / sum w^2 of the importance weights, between 1 and `num_samples`; where it is small, the "
+        description="(sum w)^2 / sum w^2 of the importance weights, from 1 to `num_samples`; where it is small, the "
         "estimate hangs on a few samples and its standard error is a guess.",
         examples=[412.0],
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,11 @@ class LoadedModel:
     def reference(self) -> str:
         """`name@version`."""
         return f"{self.card.name}@{self.card.version}"
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash for cache keys: of the card, since answers hold its name and quantiles, and it the weights' sha256."""
+        return hashlib.sha256(json.dumps(self.card.to_dict(), sort_keys=True).encode()).hexdigest()
 
     @property
     def num_components(self) -> int:
@@ -85,7 +93,8 @@ class ModelStore:
     @property
     def models(self) -> list[LoadedModel]:
         """Loaded models by name, the newest version of each name first."""
-        return sorted(self._models.values(), key=lambda m: (m.card.name, [-part for part in _order(m.card.version)]))
+        newest_first = sorted(self._models.values(), key=lambda model: _order(model.card.version), reverse=True)
+        return sorted(newest_first, key=lambda model: model.card.name)
 
     @property
     def default(self) -> str:
@@ -127,8 +136,9 @@ class ModelStore:
             metrics=self._metrics,
         )
         self._engines.append(engine)
-        runtime = await asyncio.wrap_future(engine.runtime)
-        pseudo_inputs = runtime.model.pseudo_inputs()
+        # a stop while it loads must not cancel the future that the compute thread will fill
+        runtime = await asyncio.shield(asyncio.wrap_future(engine.runtime))
+        pseudo_inputs = runtime.model.prior.pseudo_inputs
         return LoadedModel(
             card,
             engine,

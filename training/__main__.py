@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError
 
 from training.checkpoints import find_checkpoint, list_checkpoints
 from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
@@ -27,7 +29,7 @@ from vampprior.distributions import LIKELIHOODS
 app = typer.Typer(
     name="python -m training", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-console = Console()
+console = Console(markup=False, width=None if sys.stdout.isatty() else 200)  # nothing is cut short in a file
 
 DataDir = Annotated[
     Path | None,
@@ -143,21 +145,23 @@ def models(store: Store = Path("model_store")) -> None:
         try:
             table.add_row(reference, *_describe(read_card(folder)))
         except CheckpointError as error:
-            table.add_row(reference, f"[red]{error}[/]")
+            table.add_row(reference, Text(str(error), style="red"))
     if not table.rows:
         raise CheckpointError(f"there is no checkpoint in {store}; `python -m training train` makes one")
     console.print(table)
 
 
 def _describe(card: Card) -> list[str]:
-    metrics = card.metrics
-    best, epochs = card.training.get("best_epoch", "?"), card.training.get("epochs", "?")
-    row = [str(card.dataset.get("name", "?")), "not evaluated", "", "", "", "", f"{best} of {epochs}"]
-    if "log_likelihood" in metrics:
-        units = ", ".join(f"{layer} {count}" for layer, count in metrics["active_units"].items())
-        score = f"{metrics['log_likelihood']:.2f} ± {metrics['log_likelihood_standard_error']:.2f}"
-        row[1:6] = [score, f"{metrics['elbo']:.2f}", f"{metrics['kl']:.2f}", units, str(metrics["num_images"])]
-    return row
+    def number(key: str) -> str:
+        value = card.metrics.get(key, "")
+        return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+    score = (
+        f"{number('log_likelihood')} ± {number('log_likelihood_standard_error')}" if card.metrics else "not evaluated"
+    )
+    units = ", ".join(f"{layer} {count}" for layer, count in dict(card.metrics.get("active_units", {})).items())
+    epochs = f"{card.training.get('best_epoch', '?')} of {card.training.get('epochs', '?')}"
+    return [str(card.dataset.get("name", "")), score, number("elbo"), number("kl"), units, number("num_images"), epochs]
 
 
 def _sizes(dataset: Dataset) -> str:
@@ -179,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what a user can put right ends in one line on standard error, never in a traceback."""
     try:
         app(arguments)
-    except (RecipeError, DatasetError, CheckpointError, OSError) as error:
+    except (RecipeError, DatasetError, CheckpointError, OSError, SafetensorError) as error:  # the last: a full disk
         _fail(error, code=2)
     except FloatingPointError as error:
         _fail(error, code=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,7 @@ class Digits:
 
     def is_there(self, directory: Path) -> bool:  # noqa: ARG002
         """Whether scikit-learn is installed."""
-        try:
-            import sklearn.datasets  # noqa: F401
-        except ImportError:
-            return False
-        return True
+        return find_spec("sklearn") is not None
 
     def fetch(self, directory: Path) -> None:
         """Nothing to download; raises `DatasetError` if scikit-learn is not installed."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from training.trainer import EpochMetrics, Trainer
 
@@ -39,7 +40,7 @@ def show_training(console: Console) -> Iterator[ShowEpoch]:
     if not console.is_terminal:
         yield _print_epoch
         return
-    with Live(console=console, refresh_per_second=4) as live:
+    with Live("the first epoch is under way", console=console, refresh_per_second=4) as live:
         yield lambda trainer, metrics: live.update(_epoch_table(trainer, metrics))
 
 
@@ -62,7 +63,7 @@ def _epoch_table(trainer: Trainer, metrics: EpochMetrics) -> Table:
     table.add_row("", "train", "validation", style="dim")
     table.add_row("ELBO", f"{metrics.train_elbo:.2f}", f"{metrics.valid_elbo:.2f} nats")
     table.add_row("KL", f"{metrics.train_kl:.2f}", f"{metrics.valid_kl:.2f} nats", f"weight {metrics.kl_weight:.2f}")
-    table.add_row("best", "", f"[green]{trainer.best_elbo:.2f} nats[/]", f"epoch {trainer.best_epoch}")
+    table.add_row("best", "", Text(f"{trainer.best_elbo:.2f} nats", style="green"), f"epoch {trainer.best_epoch}")
     table.add_row("left", f"{trainer.epochs_left} epochs", _time_left(trainer, metrics), "unless it gets better")
     return table
 

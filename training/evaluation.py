@@ -78,12 +78,12 @@ class Evaluation:
 
     def write(self) -> Card:
         """Write the metrics and the quantiles of the scores into the card, and the scores' histogram beside it."""
-        values = self.scores.columns["value"].numpy()
+        metrics, values = self.metrics(), self.scores.columns["value"].numpy()
         probabilities = np.linspace(0.0, 1.0, 101)
         quantiles = np.maximum.accumulate(np.quantile(values, probabilities))  # rounding must not unsort them
         card = replace(
             self.card,
-            metrics=self.metrics(),
+            metrics=metrics,
             log_likelihood_quantiles={"probabilities": probabilities.tolist(), "values": quantiles.tolist()},
         )
         draw_histogram(values, self.folder / HISTOGRAM_FILE, title=f"{card.name}, version {card.version}")

@@ -16,6 +16,7 @@ from training.recipe import RecipeError
 __all__ = ["DeviceChoice", "available_threads", "can_compile", "device_name", "keep_freed_memory", "prepare"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+CPU_INFO, CPU_LIMIT = Path("/proc/cpuinfo"), Path("/sys/fs/cgroup/cpu.max")
 
 
 class DeviceChoice(StrEnum):
@@ -77,7 +78,7 @@ def device_name(device: torch.device) -> str:
 
 def _cpu_model() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name" and value.strip():
                 return value.strip()
@@ -89,7 +90,7 @@ def _cpu_model() -> str:
 def _cgroup_cpus(otherwise: int) -> int:
     """The CPU limit of this container, rounded up."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        quota, period = CPU_LIMIT.read_text(encoding="ascii").split()
         return math.ceil(int(quota) / int(period))
     except (OSError, ValueError):  # no such limit ("max"), or not Linux
         return otherwise

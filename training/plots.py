@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-__all__ = ["draw_curves", "draw_histogram"]
+__all__ = ["draw_curves", "draw_histogram", "y_limits"]
 
 TRAIN, VALID, BEST, WARMUP = "#4c78a8", "#e45756", "#333333", "#f2cf5b"
 
@@ -31,7 +31,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, *, title: str, wa
         values = {split: [line[f"{split}_{quantity}"] for line in history] for split in ("train", "valid")}
         axes.plot(epochs, values["train"], color=TRAIN, label="train", linewidth=1.4)
         axes.plot(epochs, values["valid"], color=VALID, label="validation", linewidth=1.4)
-        axes.set_ylim(_limits([*values["train"], *values["valid"]]))
+        axes.set_ylim(y_limits([*values["train"], *values["valid"]]))
         axes.axvspan(0, min(warmup_epochs, epochs[-1]), color=WARMUP, alpha=0.2, linewidth=0, label="warm-up")
         axes.axvline(best["epoch"], color=BEST, linestyle=":", linewidth=1.0)
         _clean(axes)
@@ -56,7 +56,7 @@ def draw_histogram(values: NDArray[np.float64], path: Path, *, title: str) -> No
     figure.savefig(path, dpi=120)
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
+def y_limits(values: Sequence[float]) -> tuple[float, float]:
     """Limits that show where the values end up: the lowest and highest tenth may run out of the picture."""
     low, high = np.quantile(values, [0.1, 0.9])
     middle = np.clip(values, low - 0.5 * (high - low), high + 0.5 * (high - low))
@@ -67,3 +67,4 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 def _clean(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)

@@ -71,9 +71,7 @@ class PseudoInputs:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 <= self.std < math.inf):
-            raise RecipeError(
-                f"pseudo_inputs: mean {self.mean} and std {self.std} are not those of a normal distribution"
-            )
+            raise RecipeError(f"pseudo_inputs: no normal distribution has mean {self.mean} and std {self.std}")
 
 
 @dataclass(frozen=True)

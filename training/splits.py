@@ -69,10 +69,11 @@ def shuffled_splits(images: Pixels, num_valid: int, num_test: int) -> dict[str, 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """All arrays of an `.npz` file, by name; nothing is unpickled. Raises `DatasetError` if it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DatasetError(f"{path} is a single array; save it with numpy.savez under a name")
-            return {name: file[name] for name in file.files}
+            return {name: archive[name] for name in archive.files}
     except DatasetError:
         raise
     except Exception as error:  # a damaged archive raises whatever zipfile, zlib and NumPy stumble over

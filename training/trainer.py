@@ -55,9 +55,13 @@ class Trainer:
         self.config = replace(recipe.model, image_shape=dataset.image_shape)
         self.dataset_card = dataset.describe()
         torch.manual_seed(recipe.training.seed)
-        self.model: LatentModel = build_model(self.config).to(device)
-        if self.model.likelihood.binary and dataset.levels != 1:
-            raise RecipeError(f"[model]: {self.config.likelihood} takes black and white images; {dataset.name} is gray")
+        try:
+            self.model: LatentModel = build_model(self.config).to(device)
+        except ValueError as error:  # not every network takes every size of image
+            raise RecipeError(f"[model]: {error}") from error
+        wanted, kind = (1, "black and white") if self.model.likelihood.binary else (255, "gray")
+        if dataset.levels != wanted:
+            raise RecipeError(f"[model]: {self.config.likelihood} takes {kind} images, which {dataset.name} has not")
         self._start_pseudo_inputs()
         self.levels = dataset.levels
         self.train_images = self._resident(dataset.train)

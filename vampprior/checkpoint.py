@@ -135,12 +135,17 @@ def save_checkpoint(folder: Path, model: LatentModel, card: Card) -> Card:
     Each file appears whole or not at all, the card last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in model.state_dict().items()}
+    tensors = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
     payload = save(tensors)
     _write(folder / WEIGHTS_FILE, payload)
     card = Card(**{**_shallow(card), "weights_sha256": hashlib.sha256(payload).hexdigest()})
     write_card(folder, card)
     return card
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """On the CPU, in float32; whole numbers (batch normalization counts its batches) stay what they are."""
+    return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
 def write_card(folder: Path, card: Card) -> None:

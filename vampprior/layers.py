@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vampprior.distributions import DiagonalNormal, full_precision
+from vampprior.distributions import LOG_VAR_MAX, LOG_VAR_MIN, DiagonalNormal, full_precision
 
-__all__ = ["Dense", "GatedDense", "GatedPair", "NormalHead"]
-
-LOG_VAR_MIN, LOG_VAR_MAX = -6.0, 2.0
+__all__ = ["Dense", "GatedConv", "GatedDense", "GatedPair", "NormalHead"]
 
 
 class Dense(nn.Linear):
@@ -57,6 +55,20 @@ class GatedPair(nn.Module):
 
     def forward(self, first_half: Tensor, second: Tensor) -> Tensor:
         return F.glu(first_half + self.second(second))
+
+
+class GatedConv(nn.Module):
+    """A gated convolution with "same" padding, computed as one convolution of twice the channels.
+
+    forward: (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 2 * out_channels, kernel, stride, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.glu(self.conv(x), dim=1)
 
 
 class NormalHead(nn.Module):

@@ -1,19 +1,32 @@
-"""Deep latent-variable models of images: what each can do (`LatentModel`), and the paper's two-layer one (`HVAE`)."""
+"""Deep latent-variable models of images: what each can do (`LatentModel`), and the four of the paper."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
+from vampprior.convolutional import ConvDecoder, ConvEncoder, ConvPosterior
 from vampprior.distributions import LIKELIHOODS, DiagonalNormal, Mixture
-from vampprior.networks import DenseConditional, DenseDecoder, DenseEncoder, DensePosterior
+from vampprior.networks import DenseConditional, DenseDecoder, DenseEncoder, DensePosterior, SingleDecoder
+from vampprior.pixelcnn import PixelCNNDecoder
 from vampprior.priors import PRIORS, Prior
 
-__all__ = ["HVAE", "MODELS", "Context", "Elbo", "LatentModel", "Latents", "build_model"]
+__all__ = [
+    "HVAE",
+    "MODELS",
+    "VAE",
+    "Context",
+    "ConvHVAE",
+    "Elbo",
+    "LatentModel",
+    "Latents",
+    "PixelHVAE",
+    "build_model",
+]
 
 Context = tuple[Tensor, ...]
 """What inference needs of a batch of images, computed once: tensors whose first dimension is the image."""
@@ -53,6 +66,8 @@ class LatentModel(nn.Module, ABC):
     prior: Prior
     latent_dims: dict[str, int]
     """Width of each stochastic layer, top first: the order in which they are drawn."""
+    autoregressive: ClassVar[bool] = False
+    """Whether pixels depend on each other given the latents: then an image can be drawn but has no mean to show."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -67,10 +82,6 @@ class LatentModel(nn.Module, ABC):
     @abstractmethod
     def prior_mixture(self) -> Mixture:
         """The prior over the top latent; compute it once where the parameters do not change."""
-
-    def pseudo_inputs(self) -> Tensor | None:
-        """Images (K, C, H, W) that stand for the prior's components, or None if the prior has none."""
-        return self.prior.pseudo_inputs
 
     @abstractmethod
     def condition(self, x: Tensor) -> Context:
@@ -100,7 +111,11 @@ class LatentModel(nn.Module, ABC):
         The first less the second is the logarithm of an importance weight, whose expectation is the ELBO (Eq. 1).
         """
         latents, log_q, log_p = self.infer(context, noise, mixture)
-        return self.likelihood.log_prob(x, self.decode(latents)), log_q - log_p
+        return self.log_px(x, latents), log_q - log_p
+
+    def log_px(self, x: Tensor, latents: Latents) -> Tensor:
+        """log p(x | z), images (*, C, H, W) and latents (*, M) -> (*)."""
+        return self.likelihood.log_prob(x, self.decode(latents))
 
     def elbo(self, x: Tensor, noise: Tensor, kl_weight: float | Tensor = 1.0, mixture: Mixture | None = None) -> Elbo:
         """Single-sample lower bound (Eq. 2-3), per image: x (N, C, H, W), noise (N, noise_dim) -> tensors (N,)."""
@@ -109,7 +124,7 @@ class LatentModel(nn.Module, ABC):
         return Elbo(reconstruction - kl_weight * kl, reconstruction, kl)
 
     def mean_image(self, latents: Latents) -> Tensor:
-        """Expected image given the latents, values in [0, 1], (N, M) each -> (N, C, H, W)."""
+        """Expected image given the latents, values in [0, 1], (N, M) each -> (N, C, H, W); not if `autoregressive`."""
         return self._to_images(self.likelihood.mean(self.decode(latents)))
 
     def draw_image(self, latents: Latents, uniform: Tensor) -> Tensor:
@@ -120,16 +135,51 @@ class LatentModel(nn.Module, ABC):
         return pixels.reshape(*pixels.shape[:-1], *self.config.image_shape)
 
 
+class VAE(LatentModel):
+    """One stochastic layer: q(z1 | x) and p(x | z1) p(z1) (Sec. 2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.latent_dims = {"z1": config.z1_dim}
+        self.q_z1 = DenseEncoder(config, config.z1_dim)
+        self.p_x = SingleDecoder(config)
+        self.prior = PRIORS[config.prior](config, config.z1_dim)
+
+    def prior_mixture(self) -> Mixture:
+        return self.prior.mixture(self.q_z1)
+
+    def condition(self, x: Tensor) -> Context:
+        return self.q_z1(x)
+
+    def infer(self, context: Context, noise: Tensor, mixture: Mixture) -> Posterior:
+        q_z1 = DiagonalNormal(*context)
+        z1 = q_z1.sample(noise)
+        return Posterior((z1,), q_z1.log_prob(z1), mixture.log_prob(z1))
+
+    def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
+        return {"z1": self.q_z1(x)}
+
+    def descend(self, top: DiagonalNormal, noise: Tensor, temperature: float = 1.0) -> Latents:
+        return (top.sample(noise, temperature),)
+
+    def decode(self, latents: Latents) -> Tensor:
+        return self.p_x(*latents)
+
+
 class HVAE(LatentModel):
     """The two-layer model of Sec. 4: q(z1 | x, z2) q(z2 | x) and p(x | z1, z2) p(z1 | z2) p(z2) (Eq. 10-15)."""
+
+    top_encoder: ClassVar[type[nn.Module]] = DenseEncoder
+    bottom_posterior: ClassVar[type[nn.Module]] = DensePosterior
+    decoder: ClassVar[type[nn.Module]] = DenseDecoder
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.latent_dims = {"z2": config.z2_dim, "z1": config.z1_dim}
-        self.q_z2 = DenseEncoder(config, config.z2_dim)
-        self.q_z1 = DensePosterior(config)
+        self.q_z2 = self.top_encoder(config, config.z2_dim)
+        self.q_z1 = self.bottom_posterior(config)
         self.p_z1 = DenseConditional(config)
-        self.p_x = DenseDecoder(config)
+        self.p_x = self.decoder(config)
         self.prior = PRIORS[config.prior](config, config.z2_dim)
 
     def prior_mixture(self) -> Mixture:
@@ -166,7 +216,31 @@ class HVAE(LatentModel):
         return noise2, noise1
 
 
-MODELS: dict[str, type[LatentModel]] = {"hvae": HVAE}
+class ConvHVAE(HVAE):
+    """The two-layer model with gated convolutions in the encoders and the decoder."""
+
+    top_encoder = ConvEncoder
+    bottom_posterior = ConvPosterior
+    decoder = ConvDecoder
+
+
+class PixelHVAE(ConvHVAE):
+    """The two-layer model with convolutional encoders and a PixelCNN decoder, which draws pixel after pixel."""
+
+    autoregressive = True
+    decoder = PixelCNNDecoder
+
+    def log_px(self, x: Tensor, latents: Latents) -> Tensor:
+        return self.likelihood.log_prob(x, self.p_x(*latents, x))
+
+    def decode(self, latents: Latents) -> Tensor:
+        raise NotImplementedError("the pixels of an autoregressive model have no parameters before they are drawn")
+
+    def draw_image(self, latents: Latents, uniform: Tensor) -> Tensor:
+        return self._to_images(self.p_x.sample(*latents, uniform, self.likelihood))
+
+
+MODELS: dict[str, type[LatentModel]] = {"vae": VAE, "hvae": HVAE, "conv_hvae": ConvHVAE, "pixel_hvae": PixelHVAE}
 
 
 def build_model(config: ModelConfig) -> LatentModel:

@@ -8,7 +8,7 @@ from vampprior.config import ModelConfig
 from vampprior.distributions import LIKELIHOODS, DiagonalNormal
 from vampprior.layers import Dense, GatedDense, GatedPair, NormalHead
 
-__all__ = ["DenseConditional", "DenseDecoder", "DenseEncoder", "DensePosterior"]
+__all__ = ["DenseConditional", "DenseDecoder", "DenseEncoder", "DensePosterior", "SingleDecoder"]
 
 
 class DenseEncoder(nn.Module):
@@ -65,6 +65,22 @@ class DenseConditional(nn.Module):
 
     def forward(self, z2: Tensor) -> DiagonalNormal:
         return self.head(self.hidden(z2))
+
+
+class SingleDecoder(nn.Module):
+    """p(x | z1) of the one-layer model: the parameters of every pixel's distribution.
+
+    forward: (*, z1_dim) -> (*, outputs * D)
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_dim
+        self.hidden = nn.Sequential(GatedDense(config.z1_dim, hidden), GatedDense(hidden, hidden))
+        self.pixels = Dense(hidden, LIKELIHOODS[config.likelihood].outputs * config.num_pixels)
+
+    def forward(self, z1: Tensor) -> Tensor:
+        return self.pixels(self.hidden(z1))
 
 
 class DenseDecoder(nn.Module):

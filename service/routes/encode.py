@@ -41,7 +41,7 @@ async def encode(
 
         return await run_in_threadpool(render)
 
-    key = cache_key("encode", loaded.card.weights_sha256, repr((top, images.names)), *images.digests())
+    key = cache_key("encode", loaded.digest, repr((top, images.names)), *images.digests())
     body, hit = await service.cache.get_or_compute(key, compute)
     return answer(body, "application/json", loaded, hit=hit)
 

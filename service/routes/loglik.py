@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Response
 
 from service.answers import ANSWER_HEADERS, answer, model_json
 from service.cache import cache_key
-from service.errors import PROBLEM_RESPONSES, BadParameter
+from service.errors import PROBLEM_RESPONSES, BadParameter, TooLarge
 from service.jobs import LogLikelihoodJob
 from service.routes.parameters import Images, Model, Seed, ServiceParameter
 from service.schemas import LogLikelihoodAnswer
@@ -47,17 +47,26 @@ async def loglik(
         most = service.settings.max_num_samples
         raise BadParameter(f"num_samples is {num_samples}; this service takes at most {most}")
 
+    if len(images) * num_samples > service.settings.queued_rows:
+        raise TooLarge(
+            f"{len(images)} images with {num_samples} samples each are more than this service queues, "
+            f"{service.settings.queued_rows} samples; send fewer at a time"
+        )
+
     async def score(index: int) -> tuple[bytes, bool]:
         async def compute() -> bytes:
             job = LogLikelihoodJob(loaded.runtime.model, images.values[index], num_samples=num_samples, seed=seed)
             return json.dumps(describe_score(await loaded.engine.run(job), loaded), allow_nan=False).encode()
 
-        key = cache_key("loglik", loaded.card.weights_sha256, repr((num_samples, seed)), digests[index])
+        key = cache_key("loglik", loaded.digest, repr((num_samples, seed)), digests[index])
         return await service.cache.get_or_compute(key, compute)
 
     digests = images.digests()
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(score(index)) for index in range(len(images))]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(score(index)) for index in range(len(images))]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     scores = [task.result() for task in tasks]
     results = [{"file": name, **json.loads(body)} for name, (body, _) in zip(images.names, scores, strict=True)]
     body = model_json(LogLikelihoodAnswer, loaded, seed=seed, num_samples=num_samples, results=results)

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service.answers import IMAGE_RESPONSE, Layout, answer, model_json, rounded
 from service.cache import cache_key
-from service.errors import PROBLEM_RESPONSES
+from service.errors import PROBLEM_RESPONSES, PseudoInputNotFound
 from service.jobs import DecodeJob
 from service.routes.parameters import LayoutParameter, Model, ServiceParameter
 from service.schemas import PseudoInputList
@@ -47,6 +47,8 @@ async def gallery(
     """The gallery: the learned pseudo-inputs, or for a prior that has none its components decoded at their means."""
     order = np.argsort(-loaded.weights, kind="stable") if sort == "weight" else np.arange(loaded.num_components)
     chosen = [int(index) for index in order[offset : offset + limit]]
+    if not chosen and layout.format == "png":
+        raise PseudoInputNotFound(f"the gallery of {loaded.reference} ends before offset {offset}")
     return await _show(service, loaded, layout, chosen, offset)
 
 
@@ -68,7 +70,7 @@ async def _show(
         images = await _images(loaded, chosen)
         return await run_in_threadpool(_render, loaded, layout, chosen, offset, images)
 
-    key = cache_key("pseudo-inputs", loaded.card.weights_sha256, repr((offset, chosen, layout)))
+    key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout)))
     body, hit = await service.cache.get_or_compute(key, compute)
     return answer(body, layout.media_type, loaded, hit=hit)
 

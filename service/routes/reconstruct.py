@@ -36,6 +36,6 @@ async def reconstruct(
         job = ReconstructJob(loaded.runtime.model, images.values, seed=seed, draw=mode == "draw")
         return await run_in_threadpool(layout.render, await loaded.engine.run(job), loaded, seed)
 
-    key = cache_key("reconstruct", loaded.card.weights_sha256, repr((seed, mode, layout)), *images.digests())
+    key = cache_key("reconstruct", loaded.digest, repr((seed, mode, layout)), *images.digests())
     body, hit = await service.cache.get_or_compute(key, compute)
     return answer(body, layout.media_type, loaded, seed=seed, hit=hit)

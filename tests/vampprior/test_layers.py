@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vampprior.layers import Dense, GatedDense, GatedPair, NormalHead
+from vampprior.layers import Dense, GatedConv, GatedDense, GatedPair, NormalHead
 
 Noise = Callable[..., Tensor]
 
@@ -35,6 +35,20 @@ def test_gated_pair_shares_one_first_half_among_many_rows(draw_noise: Noise) -> 
     first, second = draw_noise(1, 4), draw_noise(6, 2)
     rows = torch.cat([pair(pair.first(first), row) for row in second.split(1)])
     torch.testing.assert_close(pair(pair.first(first), second), rows)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "sides"), [(3, 1, (4, 8)), (7, 1, (4, 8)), (3, 2, (2, 4))])
+def test_gated_convolution_is_a_convolution_times_a_sigmoid_gate(
+    draw_noise: Noise, kernel: int, stride: int, sides: tuple[int, int]
+) -> None:
+    layer, x = GatedConv(2, 3, kernel, stride).double(), draw_noise(5, 2, 4, 8)
+    settings = {"stride": stride, "padding": (kernel - 1) // 2}
+    value, gate = (
+        torch.nn.functional.conv2d(x, weight, bias, **settings)
+        for weight, bias in zip(layer.conv.weight.chunk(2), layer.conv.bias.chunk(2), strict=True)
+    )
+    assert layer(x).shape == (5, 3, *sides)
+    torch.testing.assert_close(layer(x), value * torch.sigmoid(gate))
 
 
 def test_the_gate_saturates_to_zero_and_to_one() -> None:

@@ -137,7 +137,7 @@ def test_nothing_is_known_before_the_first_sample() -> None:
         RunningLogMeanExp(3).result()
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 2, 6, 7, 33, 10_000])
+@pytest.mark.parametrize("chunk_rows", [1, 7, 10_000])
 def test_the_chunk_size_does_not_change_the_estimate(
     model: LatentModel, images: Tensor, draw_noise: Noise, chunk_rows: int
 ) -> None:

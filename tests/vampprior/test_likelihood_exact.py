@@ -38,7 +38,10 @@ def exact_log_likelihood(model: LatentModel, images: Tensor, nodes: int = NODES)
 @pytest.fixture
 def small_model(config: ModelConfig, tiny_model: Build) -> LatentModel:
     names = {"model": config.model, "prior": config.prior, "likelihood": config.likelihood}
-    return tiny_model(**names, **SMALL)
+    try:
+        return tiny_model(**names, **SMALL)
+    except ValueError as refusal:
+        pytest.skip(str(refusal))
 
 
 @pytest.fixture

@@ -73,14 +73,14 @@ def test_images_of_a_batch_do_not_touch_each_other(model: LatentModel, images: T
     """Equal up to the order of a float64 sum, which a batch of another size may change."""
     noise = draw_noise(len(images), model.noise_dim)
     latents = model.descend(top_component(model, torch.zeros(3, dtype=torch.long)), noise)
-    elbo, means = model.elbo(images, noise), model.mean_image(latents)
+    elbo, scores = model.elbo(images, noise), model.log_px(images, latents)
     for i in range(len(images)):
         row = slice(i, i + 1)
         alone = model.elbo(images[row], noise[row])
         for part, part_alone in zip(elbo, alone, strict=True):
             torch.testing.assert_close(part[row], part_alone, rtol=1e-12, atol=1e-12)
-        mean = model.mean_image(tuple(z[row] for z in latents))
-        torch.testing.assert_close(means[row], mean, rtol=1e-12, atol=1e-12)
+        score = model.log_px(images[row], tuple(z[row] for z in latents))
+        torch.testing.assert_close(scores[row], score, rtol=1e-12, atol=1e-12)
 
 
 def test_inference_at_the_means_is_what_posteriors_say(model: LatentModel, images: Tensor) -> None:
@@ -125,7 +125,7 @@ def test_a_draw_descends_from_its_component(model: LatentModel, draw_noise: Nois
 
 def test_a_pseudo_inputs_component_is_the_models_own_posterior_of_it(model: LatentModel) -> None:
     """Eq. 9 and 12: prior and encoder share their network."""
-    images, mixture = model.get_submodule("prior").pseudo_inputs, model.prior_mixture()
+    images, mixture = model.prior.pseudo_inputs, model.prior_mixture()
     if images is not None:
         top = next(iter(model.posteriors(images).values()))
         torch.testing.assert_close(mixture.mean, top.mean)
@@ -139,20 +139,41 @@ def test_temperature_zero_gives_the_means_whatever_the_noise(model: LatentModel,
     assert torch.equal(cold[-1], top.mean)
 
 
-def test_images_have_the_shape_of_the_config_and_values_in_range(
+def test_drawn_images_have_the_shape_of_the_config_and_values_in_range(
     model: LatentModel, config: ModelConfig, draw_noise: Noise
 ) -> None:
     latents = model.descend(top_component(model, torch.zeros(6, dtype=torch.long)), draw_noise(6, model.noise_dim))
     uniform = torch.rand(6, config.num_pixels, dtype=torch.float64)
-    mean, drawn = model.mean_image(latents), model.draw_image(latents, uniform)
-    for image in (mean, drawn):
-        assert image.shape == (6, *config.image_shape)
-        assert ((image >= 0.0) & (image <= 1.0)).all()
-    assert torch.equal(mean, model.mean_image(latents))
+    drawn = model.draw_image(latents, uniform)
+    assert drawn.shape == (6, *config.image_shape)
+    assert ((drawn >= 0.0) & (drawn <= 1.0)).all()
     assert torch.equal(drawn, model.draw_image(latents, uniform))
     assert not torch.equal(drawn, model.draw_image(latents, 1.0 - uniform))
     if model.likelihood.binary:
         assert set(drawn.unique().tolist()) == {0.0, 1.0}
+
+
+def test_mean_images_exist_where_pixels_are_independent(
+    model: LatentModel, config: ModelConfig, draw_noise: Noise
+) -> None:
+    latents = model.descend(top_component(model, torch.zeros(6, dtype=torch.long)), draw_noise(6, model.noise_dim))
+    if model.autoregressive:
+        with pytest.raises(NotImplementedError, match="autoregressive"):
+            model.mean_image(latents)
+    else:
+        mean = model.mean_image(latents)
+        assert mean.shape == (6, *config.image_shape)
+        assert ((mean > 0.0) & (mean < 1.0)).all()
+        assert torch.equal(mean, model.mean_image(latents))
+
+
+def test_each_image_is_drawn_from_its_own_row(model: LatentModel, config: ModelConfig, draw_noise: Noise) -> None:
+    latents = model.descend(top_component(model, torch.tensor([0, 0, 0])), draw_noise(3, model.noise_dim))
+    uniform = torch.rand(3, config.num_pixels, dtype=torch.float64)
+    drawn = model.draw_image(latents, uniform)
+    for i in range(3):
+        alone = model.draw_image(tuple(z[i : i + 1] for z in latents), uniform[i : i + 1])
+        assert torch.equal(drawn[i : i + 1], alone)
 
 
 def test_pixels_stand_in_reading_order(tiny_model: Build, draw_noise: Noise) -> None:

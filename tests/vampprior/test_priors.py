@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vampprior import PRIORS, DiagonalNormal, Mixture, ModelConfig, Prior
 from vampprior.networks import DenseEncoder
-from vampprior.priors import StandardNormal, VampPrior
+from vampprior.priors import DataVampPrior, MixtureOfGaussians, StandardNormal, VampPrior, WeightedVampPrior
 
 Noise = Callable[..., Tensor]
 LATENT_DIM = 2
@@ -82,6 +82,51 @@ def test_component_k_is_the_posterior_of_pseudo_input_k(vampprior: VampPrior, en
     mean, log_var = encoder(vampprior.pseudo_inputs[3])
     torch.testing.assert_close(component.mean, mean)
     torch.testing.assert_close(component.log_var, log_var)
+
+
+def test_the_weighted_vampprior_is_the_weighted_mean_of_the_posteriors(
+    tiny_config: Callable[..., ModelConfig], encoder: DenseEncoder, draw_noise: Noise
+) -> None:
+    """Eq. 16, one pseudo-input at a time; the weights start out equal and learn."""
+    prior, z = WeightedVampPrior(tiny_config(), LATENT_DIM).double(), draw_noise(9, LATENT_DIM)
+    assert prior.mixture(encoder).log_weights.exp().tolist() == pytest.approx([0.2] * 5)
+    with torch.no_grad():
+        prior.logits.copy_(torch.tensor([0.0, 1.0, 2.0, -1.0, 30.0]))
+    weights = torch.softmax(prior.logits, 0)
+    naive = sum(w * density(encoder, image, z) for w, image in zip(weights, prior.pseudo_inputs, strict=True))
+    mixture = prior.mixture(encoder)
+    torch.testing.assert_close(mixture.log_prob(z).exp(), naive)
+    mixture.log_prob(z).sum().backward()
+    assert prior.logits.grad.abs().max() > 0.0
+
+
+def test_the_mixture_of_gaussians_has_its_own_parameters(
+    tiny_config: Callable[..., ModelConfig], encoder: DenseEncoder
+) -> None:
+    prior = MixtureOfGaussians(tiny_config(), LATENT_DIM)
+    assert prior.pseudo_inputs is None
+    with torch.no_grad():
+        prior.log_var.copy_(torch.tensor([-9.0, -6.0, 0.0, 2.0, 9.0]).unsqueeze(1))
+    mixture = prior.mixture(encoder)
+    assert torch.equal(mixture.mean, prior.mean)
+    assert mixture.log_var[:, 0].tolist() == [-6.0, -6.0, 0.0, 2.0, 2.0]
+    assert mixture.log_weights.exp().tolist() == pytest.approx([0.2] * 5)
+
+
+def test_pseudo_inputs_start_where_they_are_put(prior: Prior, encoder: DenseEncoder) -> None:
+    if prior.pseudo_inputs is not None:
+        images = torch.rand_like(prior.pseudo_inputs)
+        prior.start(images)
+        assert torch.equal(prior.pseudo_inputs, images)
+        torch.testing.assert_close(prior.mixture(encoder).mean, encoder(images).mean)
+
+
+def test_data_pseudo_inputs_are_kept_but_not_learned(
+    tiny_config: Callable[..., ModelConfig], encoder: DenseEncoder
+) -> None:
+    prior = DataVampPrior(tiny_config(), LATENT_DIM)
+    assert not list(prior.parameters())
+    assert list(prior.state_dict()) == ["images"]
 
 
 def test_the_gradient_reaches_encoder_and_pseudo_inputs_within_the_clamp(

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from service.images import encode_png
+from vampprior import LatentModel, LogLikelihood, log_likelihood
+from vampprior.checkpoint import read_card
+
+
+def numpy_noise(model: LatentModel, seed: int) -> Any:
+    """The noise stream that the service promises: NumPy's, seeded with the request's seed, a row a sample."""
+    generator = np.random.default_rng(seed)
+    return lambda s: torch.from_numpy(generator.standard_normal((1, s, model.noise_dim), dtype=np.float32))
+
+
+@pytest.fixture(scope="module")
+def expected(load_model: Any) -> Any:
+    """The score of one image (C, H, W), computed by the model itself in chunks of another size."""
+
+    def score(reference: str, image: Any, *, num_samples: int, seed: int) -> LogLikelihood:
+        model = load_model(reference)
+        noise = numpy_noise(model, seed)
+        return log_likelihood(model, torch.tensor(image)[None], num_samples=num_samples, chunk_rows=77, noise=noise)
+
+    return score
+
+
+@pytest.fixture
+def score(client: httpx.Client, pngs: list[bytes]) -> Any:
+    """The results of `POST /loglik` with these images, by number, and parameters."""
+
+    def post(*indices: int, **parameters: Any) -> list[dict[str, Any]]:
+        files = [("file", (f"{index}.png", pngs[index])) for index in indices]
+        response = client.post("/loglik", params={"num_samples": 50} | parameters, files=files)
+        assert response.status_code == 200, response.text
+        results: list[dict[str, Any]] = response.json()["results"]
+        return results
+
+    return post
+
+
+def assert_is_score(result: dict[str, Any], expected: LogLikelihood) -> None:
+    assert result["log_likelihood"] == pytest.approx(expected.value.item(), abs=2e-4)
+    assert result["elbo"] == pytest.approx(expected.elbo.item(), abs=2e-4)
+    assert result["standard_error"] == pytest.approx(expected.standard_error.item(), abs=2e-4)
+    assert result["effective_sample_size"] == pytest.approx(expected.effective_sample_size.item(), abs=0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("reference", ["tiny-vamp@10", "tiny-vamp@2", "tiny-normal@1"])
+@pytest.mark.parametrize(("num_samples", "seed"), [(2, 0), (499, 1), (500, 0), (1203, 2**53 - 1)])
+def test_a_score_is_the_models_own(
+    score: Any, expected: Any, images: Any, reference: str, num_samples: int, seed: int
+) -> None:
+    (result,) = score(3, model=reference, num_samples=num_samples, seed=seed)
+    assert_is_score(result, expected(reference, images[3], num_samples=num_samples, seed=seed))
+
+
+def test_the_paper_s_number_of_samples_is_the_default(
+    client: httpx.Client, expected: Any, images: Any, pngs: Any
+) -> None:
+    body = client.post("/loglik", files={"file": pngs[0]}).json()
+    assert (body["num_samples"], body["seed"]) == (5000, 0)
+    assert_is_score(body["results"][0], expected("tiny-vamp@10", images[0], num_samples=5000, seed=0))
+
+
+def test_a_colour_image_is_scored_by_its_gray_levels(client: httpx.Client, expected: Any) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (3, 8, 8)).astype(np.float32) / 255
+    body = client.post("/loglik?model=tiny-colour&num_samples=600", files={"file": encode_png(image)}).json()
+    assert_is_score(body["results"][0], expected("tiny-colour@1", image, num_samples=600, seed=0))
+
+
+@pytest.mark.parametrize("num_samples", [1, 50, 501])
+def test_a_score_does_not_depend_on_its_place_or_company(score: Any, num_samples: int) -> None:
+    alone = {index: score(index, num_samples=num_samples)[0] for index in range(5)}
+    for order in [(0, 1, 2, 3, 4), (4, 2, 0), (1, 1, 3), (3, 4, 3, 4, 3, 4)]:
+        assert score(*order, num_samples=num_samples) == [alone[index] for index in order]
+
+
+def test_results_come_in_the_order_of_their_files(score: Any) -> None:
+    assert [result["file"] for result in score(4, 0, 2)] == ["4.png", "0.png", "2.png"]
+
+
+def test_a_seed_gives_the_same_score_again_and_another_seed_another(score: Any) -> None:
+    assert score(0, seed=1) == score(0, seed=1) != score(0, seed=2)
+
+
+def test_more_samples_do_not_raise_the_elbo_but_the_estimate(score: Any) -> None:
+    """The bound of importance sampling tightens with S (Burda et al., 2015); one sample's bound is the ELBO."""
+    one, many = (
+        np.mean([score(0, num_samples=s, seed=seed)[0]["log_likelihood"] for seed in range(30)]) for s in (1, 200)
+    )
+    elbo = score(0, num_samples=5000)[0]["elbo"]
+    assert many > one + 0.5
+    assert elbo == pytest.approx(one, abs=1.5)
+
+
+def test_one_sample_tells_no_error(score: Any) -> None:
+    (result,) = score(0, num_samples=1)
+    assert result["standard_error"] is None
+    assert result["effective_sample_size"] == 1
+    assert result["elbo"] == result["log_likelihood"]
+
+
+def test_the_standard_error_is_the_spread_over_seeds(score: Any) -> None:
+    results = [score(2, num_samples=2000, seed=seed)[0] for seed in range(20)]
+    spread = np.std([result["log_likelihood"] for result in results])
+    assert spread == pytest.approx(np.mean([result["standard_error"] for result in results]), rel=0.6)
+
+
+def test_bits_per_dim_are_the_same_number(score: Any) -> None:
+    for result in score(0, 1, 2):
+        bits = -result["log_likelihood"] / (64 * math.log(2))
+        assert result["bits_per_dim"] == pytest.approx(bits, abs=1e-5)
+
+
+def test_the_percentile_is_the_cards(score: Any, model_store: Any) -> None:
+    card = read_card(model_store / "tiny-vamp" / "10")
+    percentiles = set()
+    for result in score(0, 1, 2, 3, 4, num_samples=500):
+        assert result["percentile"] == pytest.approx(card.percentile(result["log_likelihood"]), abs=0.06)
+        assert f"{result['percentile']:.0f} %" in result["summary"] or result["percentile"] in (0, 100)
+        percentiles.add(result["percentile"])
+    assert len(percentiles) > 1
+
+
+def test_a_model_that_was_never_evaluated_has_no_percentile(score: Any) -> None:
+    (result,) = score(0, model="tiny-normal")
+    assert result["percentile"] is None
+    assert "never evaluated" in result["summary"]
+
+
+def test_a_score_beyond_every_test_image_says_so(
+    serve: Any, save_model: Any, tmp_path: Path, pngs: list[bytes]
+) -> None:
+    save_model(tmp_path, "likely", "1", seed=1, quantiles={"probabilities": [0.0, 1.0], "values": [-9000.0, -8000.0]})
+    save_model(tmp_path, "unlikely", "1", seed=1, quantiles={"probabilities": [0.0, 1.0], "values": [-2.0, -1.0]})
+    with serve(model_store=tmp_path, default_model="likely") as service:
+        likely, unlikely = (
+            service.client.post(f"/loglik?model={name}&num_samples=9", files={"file": pngs[0]}).json()["results"][0]
+            for name in ("likely", "unlikely")
+        )
+    assert (likely["percentile"], unlikely["percentile"]) == (100, 0)
+    assert "More likely than every one" in likely["summary"]
+    assert "Less likely than every one" in unlikely["summary"]

@@ -1,0 +1,191 @@
+"""The engine: what goes first, what is refused, what is dropped, and that nothing stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import pytest
+import torch
+
+from service.engine import Engine
+from service.errors import Overloaded
+from service.jobs import Job, Runtime
+from service.metrics import Metrics
+from vampprior import ModelConfig, build_model
+
+pytestmark = pytest.mark.anyio
+
+
+class Counting(Job[int]):
+    """A job of `rows` steps that notes each of them in `log`, and does not begin before `gate` is open."""
+
+    operation: ClassVar[str] = "counting"
+    light: ClassVar[bool] = False
+    log: ClassVar[list[tuple[str, ...]]] = []
+    gate: ClassVar[threading.Event] = threading.Event()
+
+    def __init__(self, name: str, rows: int, key: str = "") -> None:
+        self.name, self.rows, self.key, self.steps = name, rows, key, 0
+
+    @classmethod
+    def advance(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> None:
+        assert cls.gate.wait(60)
+        cls.log.append(tuple(job.name for job in jobs))
+        for job in jobs:
+            if job.name == "bad":
+                raise RuntimeError("a job went wrong")
+            job.rows -= 1
+            job.steps += 1
+
+    def result(self) -> int:
+        return self.steps
+
+
+class Light(Counting):
+    operation = "light"
+    light = True
+
+
+class Plug(Light):
+    """Keeps the thread busy until the gate opens, so that what waits behind it is known."""
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    Counting.log.clear()
+    Counting.gate.clear()
+    model = build_model(ModelConfig(image_shape=(1, 2, 2), z1_dim=1, z2_dim=1, hidden_dim=2, num_components=1))
+
+    def load() -> Runtime:
+        return Runtime(model, model.prior_mixture(), torch.device("cpu"))
+
+    engine = Engine("tiny@1", load, threads=1, queue_length=6, queued_rows=100, metrics=Metrics())
+    yield engine
+    Counting.gate.set()
+    engine.close(timeout=60)
+
+
+async def waiting(engine: Engine, *jobs: Job[int]) -> list[asyncio.Task[int]]:
+    """Submit jobs behind a plug, so that all of them wait when the gate opens."""
+    tasks = [asyncio.create_task(engine.run(Plug("plug", 1)))]
+    while not (started := engine.metrics.queue_jobs.labels("tiny@1")._value.get()):
+        await asyncio.sleep(0)
+    assert started == 1
+    while engine._light:  # until the thread has taken the plug
+        await asyncio.sleep(0.001)
+    for job in jobs:
+        tasks.append(asyncio.create_task(engine.run(job)))
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_equal_light_jobs_advance_together_and_others_apart(engine):
+    tasks = await waiting(engine, Light("a", 1), Light("b", 1, key="other"), Light("c", 1))
+    Counting.gate.set()
+    assert await asyncio.gather(*tasks) == [1, 1, 1, 1]
+    assert Counting.log == [("plug",), ("a", "c"), ("b",)]
+
+
+async def test_light_jobs_go_between_the_chunks_of_heavy_ones(engine):
+    tasks = await waiting(engine, Counting("heavy", 3), Light("a", 1, key="a"), Light("b", 1, key="b"))
+    Counting.gate.set()
+    await asyncio.gather(*tasks)
+    assert Counting.log == [("plug",), ("heavy",), ("a",), ("heavy",), ("b",), ("heavy",)]
+
+
+async def test_heavy_jobs_share_the_machine_in_turn(engine):
+    tasks = await waiting(engine, Counting("x", 3, key="x"), Counting("y", 2, key="y"))
+    Counting.gate.set()
+    await asyncio.gather(*tasks)
+    assert Counting.log == [("plug",), ("x",), ("y",), ("x",), ("y",), ("x",)]
+
+
+async def test_unfinished_light_jobs_keep_their_place(engine):
+    tasks = await waiting(engine, Light("long", 2, key="long"), Light("late", 1, key="late"))
+    Counting.gate.set()
+    await asyncio.gather(*tasks)
+    assert Counting.log == [("plug",), ("long",), ("long",), ("late",)]
+
+
+async def test_a_full_queue_refuses_one_more_and_admits_again_later(engine):
+    tasks = await waiting(engine, *(Counting(str(i), 1, key=str(i)) for i in range(5)))
+    with pytest.raises(Overloaded) as refusal:
+        await engine.run(Counting("one more", 1))
+    assert int(refusal.value.headers["Retry-After"]) >= 1
+    Counting.gate.set()
+    await asyncio.gather(*tasks)
+    assert await engine.run(Counting("now", 1)) == 1
+
+
+async def test_queued_rows_are_bounded(engine):
+    tasks = await waiting(engine, Counting("large", 90))
+    with pytest.raises(Overloaded):
+        await engine.run(Counting("ten more", 10))
+    Counting.gate.set()
+    assert await asyncio.gather(*tasks) == [1, 90]
+
+
+async def test_a_cancelled_job_is_dropped_in_the_queue_and_under_way(engine):
+    tasks = await waiting(engine, Counting("gone", 50), Counting("stays", 1, key="stays"))
+    tasks[1].cancel()
+    await asyncio.gather(tasks[1], return_exceptions=True)
+    Counting.gate.set()
+    assert await asyncio.gather(tasks[0], tasks[2]) == [1, 1]
+    assert ("gone",) not in Counting.log
+    assert queued(engine) == (0, 0)
+
+
+async def test_a_failing_job_fails_alone_and_the_engine_goes_on(engine, caplog):
+    tasks = await waiting(engine, Counting("bad", 1, key="bad"), Counting("good", 1, key="good"))
+    Counting.gate.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(outcomes[1], RuntimeError)
+    assert outcomes[2] == 1
+    assert queued(engine) == (0, 0)
+    assert "counting of model tiny@1 failed" in caplog.text
+
+
+async def test_closing_cancels_what_waits(engine):
+    tasks = await waiting(engine, Counting("long", 90))
+    closing = asyncio.create_task(asyncio.to_thread(engine.close, 60))
+    while not engine._closed:
+        await asyncio.sleep(0.001)
+    Counting.gate.set()
+    await closing
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[1]
+    assert len(Counting.log) < 10
+    with pytest.raises(Overloaded):
+        await engine.run(Light("late", 1))
+
+
+async def test_a_model_that_cannot_be_loaded_says_why():
+    def load() -> Runtime:
+        raise ValueError("no such weights")
+
+    engine = Engine("tiny@1", load, threads=1, queue_length=1, queued_rows=1, metrics=Metrics())
+    with pytest.raises(ValueError, match="no such weights"):
+        await asyncio.wrap_future(engine.runtime)
+    engine.close(timeout=60)
+
+
+async def test_the_compute_thread_has_the_set_number_of_torch_threads():
+    before, seen = torch.get_num_threads(), []
+
+    def load() -> Runtime:
+        seen.append(torch.get_num_threads())
+        raise ValueError
+
+    engine = Engine("tiny@1", load, threads=3, queue_length=1, queued_rows=1, metrics=Metrics())
+    engine.close(timeout=60)
+    assert seen == [3]
+    assert torch.get_num_threads() == before
+    assert engine.runtime.exception() is not None
+
+
+def queued(engine: Engine) -> tuple[float, float]:
+    values = (engine.metrics.queue_jobs, engine.metrics.queue_rows)
+    return tuple(value.labels("tiny@1")._value.get() for value in values)

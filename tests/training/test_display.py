@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from training.display import show_scoring, show_training
+from training.trainer import Trainer
+
+
+@pytest.fixture
+def terminal() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+
+
+def test_a_terminal_shows_how_training_stands(terminal: Console, trainer: Trainer) -> None:
+    with show_training(terminal) as show:
+        metrics = trainer.run_epoch()
+        show(trainer, metrics)
+    assert isinstance(terminal.file, io.StringIO)
+    shown = terminal.file.getvalue().splitlines()
+    (best,) = [line for line in shown if line.startswith("best")]
+    assert best.split() == ["best", f"{metrics.valid_elbo:.2f}", "nats", "epoch", "1"]
+    assert any(line.startswith("left") and "3 epochs" in line for line in shown)
+
+
+def test_a_terminal_shows_how_an_evaluation_stands(terminal: Console) -> None:
+    with show_scoring(terminal, total=10, done=2) as show:
+        show(7, -12.345)
+    assert isinstance(terminal.file, io.StringIO)
+    assert "7/10 mean -12.35 nats" in terminal.file.getvalue()
+
+
+def test_a_file_gets_a_line_an_epoch(trainer: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
+    with show_training(Console(file=io.StringIO())) as show:
+        for _ in range(2):
+            show(trainer, trainer.run_epoch())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/4", "epoch 2/4"]
+
+
+def test_a_file_gets_a_line_at_the_end_of_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_scoring(Console(file=io.StringIO()), total=3, done=0) as show:
+        for done in (1, 2, 3):
+            show(done, -10.0)
+    assert capsys.readouterr().out == "scored 3/3 images  mean -10.00 nats  time left 0:00:00\n"

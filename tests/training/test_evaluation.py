@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.datasets import Dataset, DatasetError
+from training.evaluation import Evaluation
+from training.scoring import Plan
+from vampprior.checkpoint import CheckpointError, load_checkpoint, read_card, write_card
+from vampprior.likelihood import log_likelihood, torch_noise
+
+PLAN = Plan(num_samples=20, max_images=12, chunk_rows=8, seed=0, device="cpu")
+Open = Callable[..., Evaluation]
+
+
+@pytest.fixture
+def open_evaluation(checkpoint: Path, tmp_path: Path) -> Open:
+    def open_with(**changes: object) -> Evaluation:
+        return Evaluation(checkpoint, replace(PLAN, **changes), tmp_path / "runs")  # type: ignore[arg-type]
+
+    return open_with
+
+
+def silently(done: int, mean: float) -> None:
+    pass
+
+
+def test_scores_are_the_log_likelihoods_of_the_chosen_images(open_evaluation: Open, digits: Dataset) -> None:
+    evaluation = open_evaluation()
+    evaluation.score(silently)
+    index = 5
+    x = torch.from_numpy(digits.test)[evaluation.chosen[index : index + 1]].float()
+    generator = torch.Generator().manual_seed(index)
+    noise = torch_noise(evaluation.model, x, generator)
+    expected = log_likelihood(evaluation.model, x, num_samples=20, chunk_rows=8, noise=noise)
+    assert evaluation.scores.columns["value"][index] == expected.value[0]
+    assert evaluation.scores.columns["standard_error"][index] == expected.standard_error[0]
+
+
+def test_a_stopped_evaluation_goes_on_to_the_same_numbers(open_evaluation: Open) -> None:
+    whole = open_evaluation()
+    whole.score(silently)
+    whole.scores.path.unlink()
+
+    def stop_at_five(done: int, mean: float) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    first = open_evaluation()
+    with pytest.raises(KeyboardInterrupt):
+        first.score(stop_at_five)
+    second = open_evaluation()
+    second.scores.load()
+    assert second.scores.done == 5
+    seen = []
+    second.score(lambda done, mean: seen.append(done))
+    assert seen == [6, 7, 8, 9, 10, 11, 12]
+    for name, column in whole.scores.columns.items():
+        assert torch.equal(second.scores.columns[name], column)
+    ours, theirs = second.metrics(), whole.metrics()
+    assert ours.pop("wall_clock_seconds") >= 0
+    theirs.pop("wall_clock_seconds")
+    assert ours == theirs
+
+
+def test_batches_of_several_images_cover_all_of_them(open_evaluation: Open) -> None:
+    evaluation = open_evaluation(chunk_rows=100)  # five images at once
+    seen = []
+    evaluation.score(lambda done, mean: seen.append(done))
+    assert seen == [5, 10, 12]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"num_samples": 21}, {"chunk_rows": 9}, {"max_images": 13}])
+def test_another_plan_keeps_its_own_scores(change: dict[str, int], open_evaluation: Open) -> None:
+    assert open_evaluation(**change).scores.path != open_evaluation().scores.path
+
+
+def test_other_weights_keep_their_own_scores(open_evaluation: Open, checkpoint: Path) -> None:
+    before = open_evaluation().scores.path
+    card = read_card(checkpoint)
+    assert PLAN.key(card.weights_sha256, "a") != PLAN.key("another", "a") != PLAN.key("another", "b")
+    assert before == open_evaluation().scores.path
+
+
+def test_damaged_scores_are_forgotten(open_evaluation: Open) -> None:
+    evaluation = open_evaluation()
+    evaluation.scores.path.parent.mkdir(parents=True, exist_ok=True)
+    evaluation.scores.path.write_bytes(b"damaged")
+    evaluation.scores.load()
+    assert evaluation.scores.done == 0
+
+
+def test_a_subset_is_drawn_at_random_by_its_seed() -> None:
+    chosen = PLAN.choose(10_000)
+    assert len(chosen) == len(chosen.unique()) == 12
+    assert chosen.sort().values.equal(chosen)
+    assert chosen.max() > 1000  # not the first ones, which may all be of one class
+    assert chosen.equal(PLAN.choose(10_000))
+    assert not chosen.equal(replace(PLAN, seed=1).choose(10_000))
+    assert PLAN.choose(7).tolist() == replace(PLAN, max_images=None).choose(7).tolist() == list(range(7))
+
+
+def test_the_metrics_agree_with_each_other(open_evaluation: Open) -> None:
+    evaluation = open_evaluation(max_images=None, num_samples=5, chunk_rows=500)
+    evaluation.score(silently)
+    metrics = evaluation.metrics()
+    values = evaluation.scores.columns["value"].numpy()
+    errors = evaluation.scores.columns["standard_error"].numpy()
+    assert metrics["num_images"] == len(values) == 250
+    assert metrics["num_samples"] == 5
+    assert metrics["log_likelihood"] == pytest.approx(values.mean())
+    assert metrics["log_likelihood_standard_error"] == pytest.approx(values.std(ddof=1) / np.sqrt(250))
+    assert metrics["monte_carlo_standard_error"] == pytest.approx(np.sqrt((errors**2).sum()) / 250)
+    assert metrics["bits_per_dim"] == pytest.approx(-values.mean() / 64 / np.log(2))
+    assert metrics["log_likelihood"] > metrics["elbo"]
+    # two estimates of one bound: a single sample of every image, and the mean over its importance samples
+    assert metrics["reconstruction"] - metrics["kl"] == pytest.approx(metrics["elbo"], abs=1.0)
+
+
+def test_a_unit_is_active_if_its_posterior_mean_moves_with_the_image(open_evaluation: Open) -> None:
+    evaluation = open_evaluation(num_samples=2)
+    evaluation.score(silently)
+    head = evaluation.model.get_submodule("q_z2.head.linear")
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter[:3] = 0.0  # the means of three of the four units of z2
+        head.weight[3] = 10.0
+    assert evaluation.metrics()["active_units"]["z2"] == 1
+
+
+def test_the_card_takes_the_metrics_and_stays_a_card(open_evaluation: Open, checkpoint: Path) -> None:
+    before = read_card(checkpoint)
+    evaluation = open_evaluation()
+    evaluation.score(silently)
+    evaluation.write()
+    _, card = load_checkpoint(checkpoint)
+    assert card.metrics["num_images"] == 12
+    assert replace(card, metrics={}, log_likelihood_quantiles={}) == before
+    values = evaluation.scores.columns["value"]
+    assert card.log_likelihood_quantiles["values"][0] == values.min().item()
+    assert card.log_likelihood_quantiles["values"][-1] == values.max().item()
+    assert card.percentile(values.median().item()) == pytest.approx(50, abs=10)
+    assert (checkpoint / "log_likelihoods.png").stat().st_size > 1000
+
+
+def test_a_score_that_is_not_finite_is_not_written(open_evaluation: Open, checkpoint: Path) -> None:
+    evaluation = open_evaluation()
+    evaluation.score(silently)
+    evaluation.scores.columns["value"][3] = -torch.inf
+    with pytest.raises(FloatingPointError, match="not finite"):
+        evaluation.write()
+    assert read_card(checkpoint).metrics == {}
+
+
+def test_a_checkpoint_of_other_data_or_of_none_is_refused(open_evaluation: Open, checkpoint: Path) -> None:
+    card = read_card(checkpoint)
+    sha256 = card.dataset["sha256"] | {"test": "0" * 64}
+    write_card(checkpoint, replace(card, dataset=dict(card.dataset) | {"sha256": sha256}))
+    with pytest.raises(DatasetError, match="the test images of digits are not those that tiny@1"):
+        open_evaluation()
+    write_card(checkpoint, replace(card, training={}))
+    with pytest.raises(CheckpointError, match="tiny@1 does not say what it was trained on"):
+        open_evaluation()

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.datasets import Dataset
+from training.recipe import Recipe, RecipeError
+from training.trainer import Trainer
+
+CPU = torch.device("cpu")
+MetricsOf = Callable[[Path], list[dict[str, float]]]
+
+
+def with_training(recipe: Recipe, **changes: object) -> Recipe:
+    return replace(recipe, training=replace(recipe.training, **changes))  # type: ignore[arg-type]
+
+
+class Scripted(Trainer):
+    """Validates to given ELBOs; in each epoch every weight becomes the number of that epoch."""
+
+    elbos: Iterator[float]
+
+    def _train_epoch(self, kl_weight: float, generator: torch.Generator) -> tuple[float, float, float]:
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.fill_(self.epoch + 1)
+        return 0.0, 0.0, 0.0
+
+    def _validate(self) -> tuple[float, float, float]:
+        return next(self.elbos), 0.0, 0.0
+
+
+@pytest.mark.parametrize(
+    ("elbos", "stops_at", "best"),
+    [
+        ([-5, -4, -6, -6, -6, -6], 5, 2),  # the best came in the warm-up of 3 epochs: patience of 2 counts from its end
+        ([-5, -4, -6, -6, -3, -4, -4], 7, 5),  # a better one starts the patience anew
+        ([-5, -4, -4, -4, -4], 5, 2),  # as good is not better
+        ([-9, -8, -7, -6, -5, -4, -3, -2], 8, 8),  # eight epochs at most
+    ],
+)
+def test_training_stops_when_patience_is_spent_and_keeps_the_best_weights(
+    elbos: list[float], stops_at: int, best: int, recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = with_training(recipe, warmup_epochs=3, patience=2, max_epochs=8)
+    trainer = Scripted(recipe, digits, tmp_path, CPU)
+    trainer.elbos = iter(elbos)
+    left = []
+    while not trainer.finished:
+        left.append(trainer.epochs_left)
+        trainer.run_epoch()
+    assert (trainer.epoch, trainer.best_epoch) == (stops_at, best)
+    assert left[-1] == 1
+    assert {value.item() for p in trainer.best_model().parameters() for value in p.flatten()} == {float(best)}
+    assert trainer.summary()["best_valid_elbo"] == elbos[best - 1]
+
+
+def test_the_kl_weight_rises_to_one_over_the_warm_up(trainer: Trainer) -> None:
+    assert [trainer.run_epoch().kl_weight for _ in range(3)] == [0.5, 1.0, 1.0]
+
+
+def test_training_raises_the_bound_on_real_digits(recipe: Recipe, digits: Dataset, tmp_path: Path) -> None:
+    recipe = with_training(recipe, max_epochs=15, learning_rate=2e-3)
+    trainer = Trainer(recipe, digits, tmp_path, CPU)
+    lines = [trainer.run_epoch() for _ in range(15)]
+    # the bound of independent pixels, each with its own frequency: what a model without latents can reach
+    frequency = digits.train.mean(axis=0).clip(1e-3, 1 - 1e-3)
+    baseline = np.where(digits.valid, np.log(frequency), np.log1p(-frequency)).sum(axis=(1, 2, 3)).mean()
+    assert lines[-1].train_elbo > lines[0].train_elbo + 5
+    assert lines[-1].valid_elbo > baseline
+
+
+def test_a_bound_is_its_reconstruction_less_its_kl(trainer: Trainer) -> None:
+    line = trainer.run_epoch()
+    assert line.train_elbo == pytest.approx(line.train_reconstruction - line.train_kl, abs=1e-4)
+    assert line.valid_elbo == pytest.approx(line.valid_reconstruction - line.valid_kl, abs=1e-4)
+
+
+def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(
+    recipe: Recipe, digits: Dataset, tmp_path: Path, metrics_of: MetricsOf
+) -> None:
+    whole = Trainer(recipe, digits, tmp_path / "whole", CPU)
+    while not whole.finished:
+        whole.run_epoch()
+    first = Trainer(recipe, digits, tmp_path / "parts", CPU)
+    first.run_epoch()
+    first.run_epoch()
+    second = Trainer(recipe, digits, tmp_path / "parts", CPU)
+    second.resume()
+    assert second.epoch == 2
+    while not second.finished:
+        second.run_epoch()
+    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+    assert len(second.history()) == 4
+    ours, theirs = (load_file(tmp_path / name / "state.safetensors") for name in ("parts", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_epochs_after_the_saved_state_are_forgotten(trainer: Trainer, recipe: Recipe, digits: Dataset) -> None:
+    trainer.run_epoch()
+    with open(trainer.run_dir / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "half a li')  # a kill between the two writes, or in the first
+    again = Trainer(recipe, digits, trainer.run_dir, CPU)
+    again.resume()
+    assert [line["epoch"] for line in again.history()] == [1]
+    again.run_epoch()
+    assert [line["epoch"] for line in again.history()] == [1, 2]
+
+
+def test_a_run_stopped_in_its_first_epoch_begins_again(recipe: Recipe, digits: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    trainer = Trainer(recipe, digits, tmp_path, CPU)
+    trainer.resume()
+    assert trainer.epoch == 0
+    assert trainer.history() == []
+
+
+def test_another_recipe_or_other_data_cannot_resume(trainer: Trainer, recipe: Recipe, digits: Dataset) -> None:
+    trainer.run_epoch()
+    other_recipe = Trainer(with_training(recipe, learning_rate=1e-3), digits, trainer.run_dir, CPU)
+    with pytest.raises(RecipeError, match=r"another recipe: training.learning_rate was 0.0005 and now is 0.001"):
+        other_recipe.resume()
+    other_data = Trainer(recipe, replace(digits, valid=digits.test), trainer.run_dir, CPU)
+    with pytest.raises(RecipeError, match="started on other data"):
+        other_data.resume()
+
+
+def test_no_run_and_a_damaged_run_cannot_resume(trainer: Trainer) -> None:
+    with pytest.raises(RecipeError, match="there is no run to resume in"):
+        trainer.resume()
+    trainer.run_epoch()
+    path = trainer.run_dir / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RecipeError, match=r"state\.safetensors is damaged"):
+        trainer.resume()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "levels", "message"),
+    [
+        ("bernoulli", 255, "bernoulli takes black and white images, which digits has not"),
+        ("logistic", 1, "logistic takes gray images, which digits has not"),
+    ],
+)
+def test_images_that_do_not_suit_the_likelihood_are_refused(
+    likelihood: str, levels: int, message: str, recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, model=replace(recipe.model, likelihood=likelihood))
+    with pytest.raises(RecipeError, match=message):
+        Trainer(recipe, replace(digits, levels=levels), tmp_path, CPU)
+
+
+def test_a_network_that_does_not_take_the_images_is_a_matter_of_the_recipe(
+    recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, model=replace(recipe.model, prior="unheard of"))
+    with pytest.raises(RecipeError, match=r"\[model\]: unknown prior 'unheard of'"):
+        Trainer(recipe, digits, tmp_path, CPU)
+
+
+def test_a_bound_that_is_not_finite_stops_the_run_and_spoils_nothing(
+    recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    trainer = Scripted(recipe, digits, tmp_path, CPU)
+    trainer.elbos = iter([-5.0, float("nan")])
+    trainer.run_epoch()
+    with pytest.raises(FloatingPointError, match="epoch 2 gave a bound that is not finite"):
+        trainer.run_epoch()
+    assert [line["epoch"] for line in trainer.history()] == [1]
+    assert trainer.best_epoch == 1
+
+
+def test_without_a_compiler_the_plain_step_trains(
+    recipe: Recipe, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.trainer.can_compile", lambda device: False)
+    trainer = Trainer(with_training(recipe, compile=True), digits, tmp_path, CPU)
+    assert not trainer.compiled
+    assert np.isfinite(trainer.run_epoch().valid_elbo)
+
+
+def test_pseudo_inputs_start_where_the_recipe_says(recipe: Recipe, digits: Dataset, tmp_path: Path) -> None:
+    recipe = Recipe.from_dict(recipe.to_dict() | {"pseudo_inputs": {"mean": 0.25, "std": 0.0}})
+    pseudo_inputs = Trainer(recipe, digits, tmp_path, CPU).model.prior.pseudo_inputs
+    assert pseudo_inputs is not None
+    assert pseudo_inputs.shape == (5, 1, 8, 8)
+    assert pseudo_inputs.unique().tolist() == [0.25]
+
+
+def test_the_summary_goes_into_json(trainer: Trainer) -> None:
+    trainer.run_epoch()
+    summary = json.loads(json.dumps(trainer.summary(), allow_nan=False))
+    assert (summary["epochs"], summary["best_epoch"], summary["seed"]) == (1, 1, 1)
+    assert summary["recipe"]["name"] == "tiny"

@@ -1,0 +1,73 @@
+"""The PixelCNN decoder sees no pixel before it is drawn, and its sampler draws what full passes would."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from vampprior import LIKELIHOODS, ModelConfig
+from vampprior.pixelcnn import PixelCNNDecoder
+
+HEIGHT, WIDTH = 6, 4
+
+
+@pytest.fixture(params=sorted(LIKELIHOODS))
+def decoder(request) -> PixelCNNDecoder:
+    torch.manual_seed(0)
+    config = ModelConfig("pixel_hvae", "standard", request.param, (1, HEIGHT, WIDTH), z1_dim=3, z2_dim=2, hidden_dim=5)
+    decoder = PixelCNNDecoder(config).double()
+    for module in decoder.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as after training: neither zero nor one
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    nn.init.normal_(decoder.pixels.weight, std=0.5)  # so that pixels depend on their neighbours visibly
+    return decoder.eval()
+
+
+def latents(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(n, 3, dtype=torch.float64), torch.randn(n, 2, dtype=torch.float64)
+
+
+def test_the_same_uniforms_give_the_same_images_as_full_passes(decoder):
+    likelihood = LIKELIHOODS["bernoulli" if decoder.pixels.out_channels == 1 else "logistic"]
+    z1, z2 = latents(9)
+    uniform = torch.rand(9, HEIGHT * WIDTH, dtype=torch.float64)
+    images = decoder.sample(z1, z2, uniform, likelihood)
+    assert torch.equal(images, decoder.sample_by_full_passes(z1, z2, uniform, likelihood))
+    assert len(torch.unique(images, dim=0)) > 1
+
+
+def test_an_image_does_not_depend_on_those_drawn_beside_it(decoder):
+    likelihood = LIKELIHOODS["bernoulli" if decoder.pixels.out_channels == 1 else "logistic"]
+    z1, z2 = latents(5)
+    uniform = torch.rand(5, HEIGHT * WIDTH, dtype=torch.float64)
+    together = decoder.sample(z1, z2, uniform, likelihood)
+    for row in range(5):
+        alone = decoder.sample(z1[row : row + 1], z2[row : row + 1], uniform[row : row + 1], likelihood)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_a_pixels_parameters_depend_on_earlier_pixels_and_on_no_others(decoder):
+    pixels = HEIGHT * WIDTH
+    z1, z2 = latents(1)
+    x = torch.rand(pixels, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda flat: decoder(z1, z2, flat.reshape(1, 1, HEIGHT, WIDTH))[0], x
+    ).reshape(-1, pixels, pixels)
+    depends = jacobian.abs().sum(0) > 0
+    assert not torch.triu(depends).any()
+    # the left neighbour is always within reach
+    assert all(depends[pixel, pixel - 1] for pixel in range(1, pixels) if pixel % WIDTH)
+
+
+def test_sampling_in_training_mode_is_refused(decoder):
+    with pytest.raises(RuntimeError, match="eval"):
+        decoder.train().sample(*latents(1), torch.rand(1, HEIGHT * WIDTH), LIKELIHOODS["bernoulli"])
+
+
+def test_images_of_several_channels_are_refused():
+    with pytest.raises(ValueError, match="one channel"):
+        PixelCNNDecoder(ModelConfig("pixel_hvae", image_shape=(3, 8, 8)))

@@ -1,0 +1,109 @@
+"""The convolutional networks of `ConvHVAE` and `PixelHVAE`: gated convolutions in place of the dense layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vampprior.config import ModelConfig
+from vampprior.distributions import LIKELIHOODS, DiagonalNormal
+from vampprior.layers import GatedConv, GatedDense, GatedPair, NormalHead
+
+__all__ = ["ConvDecoder", "ConvEncoder", "ConvPosterior", "over_images"]
+
+# out channels, kernel, stride
+TOP_LAYERS = ((32, 7, 1), (32, 3, 2), (64, 5, 1), (64, 3, 2), (6, 3, 1))
+BOTTOM_LAYERS = ((32, 3, 1), (32, 3, 2), (64, 3, 1), (64, 3, 2), (6, 3, 1))
+
+
+def over_images(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function of (N, C, H, W) to images with any leading dimensions, (*, C, H, W)."""
+    y = function(x.reshape(-1, *x.shape[-3:]))
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
+
+
+class ConvFeatures(nn.Module):
+    """A stack of gated convolutions, flattened.
+
+    forward: (*, C, H, W) -> (*, features). Raises `ValueError`, when built, unless the strides divide the sides.
+    """
+
+    def __init__(self, config: ModelConfig, layers: Sequence[tuple[int, int, int]]) -> None:
+        super().__init__()
+        channels, height, width = config.image_shape
+        stride = math.prod(stride for _, _, stride in layers)
+        if height % stride or width % stride:
+            raise ValueError(
+                f"a convolutional model shrinks images by {stride}, which does not divide {height} x {width} pixels"
+            )
+        convolutions = []
+        for out_channels, kernel, step in layers:
+            convolutions.append(GatedConv(channels, out_channels, kernel, step))
+            channels = out_channels
+        self.convolutions = nn.Sequential(*convolutions, nn.Flatten())
+        self.features = channels * (height // stride) * (width // stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return over_images(self.convolutions, x)
+
+
+class ConvEncoder(nn.Module):
+    """q(z | x) from the image alone.
+
+    forward: (*, C, H, W) -> normals over (*, latent_dim)
+    """
+
+    def __init__(self, config: ModelConfig, latent_dim: int) -> None:
+        super().__init__()
+        self.hidden = ConvFeatures(config, TOP_LAYERS)
+        self.head = NormalHead(self.hidden.features, latent_dim)
+
+    def forward(self, x: Tensor) -> DiagonalNormal:
+        return self.head(self.hidden(x))
+
+
+class ConvPosterior(nn.Module):
+    """q(z1 | x, z2) (Eq. 14), in two steps: `image_half` once per image, `forward` once per draw of z2.
+
+    image_half: (*, C, H, W) -> (*, 2 hidden_dim)
+    forward:    (*, 2 hidden_dim), (*, z2_dim) -> normals over (*, z1_dim)
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.image = ConvFeatures(config, BOTTOM_LAYERS)
+        features = self.image.features
+        self.latent = GatedDense(config.z2_dim, features)
+        self.joint = GatedPair(features, features, config.hidden_dim)
+        self.head = NormalHead(config.hidden_dim, config.z1_dim)
+
+    def image_half(self, x: Tensor) -> Tensor:
+        return self.joint.first(self.image(x))
+
+    def forward(self, image_half: Tensor, z2: Tensor) -> DiagonalNormal:
+        return self.head(self.joint(image_half, self.latent(z2)))
+
+
+class ConvDecoder(nn.Module):
+    """p(x | z1, z2): the latents become a rough image, which gated convolutions refine.
+
+    forward: (*, z1_dim), (*, z2_dim) -> (*, outputs * D)
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden, channels = config.hidden_dim, config.image_shape[0]
+        self.image_shape = config.image_shape
+        self.z1 = GatedDense(config.z1_dim, hidden)
+        self.z2 = GatedDense(config.z2_dim, hidden)
+        self.joint = GatedPair(hidden, hidden, config.num_pixels)
+        self.convolutions = nn.Sequential(GatedConv(channels, 64, 3), *(GatedConv(64, 64, 3) for _ in range(3)))
+        self.pixels = nn.Conv2d(64, LIKELIHOODS[config.likelihood].outputs * channels, 1)
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        rough = self.joint(self.joint.first(self.z1(z1)), self.z2(z2))
+        image = rough.reshape(*rough.shape[:-1], *self.image_shape)
+        return torch.flatten(over_images(nn.Sequential(self.convolutions, self.pixels), image), -3)
