@@ -10,6 +10,7 @@ import uvicorn
 from service.app import create_app
 from service.middleware import configure_logging
 from service.settings import SettingsError, load_settings
+from vampprior.machine import keep_freed_memory
 
 
 def main() -> int:
@@ -20,6 +21,7 @@ def main() -> int:
         print(f"service: {error}", file=sys.stderr)
         return 2
     configure_logging(settings.log_level)
+    keep_freed_memory()
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from service.jobs import AnyJob, EncodeJob, LogLikelihoodJob, ReconstructJob, Ru
 from service.metrics import Metrics
 from service.settings import Settings
 from vampprior.checkpoint import CARD_FILE, Card, CheckpointError, load_checkpoint, read_card
+from vampprior.machine import available_threads
 
 __all__ = ["LoadedModel", "ModelStore", "Refusal"]
 
@@ -130,7 +130,7 @@ class ModelStore:
         engine = Engine(
             reference,
             lambda: _load_runtime(folder, device),
-            threads=self._settings.threads or len(os.sched_getaffinity(0)),
+            threads=self._settings.threads or available_threads(),
             queue_length=self._settings.queue_length,
             queued_rows=self._settings.queued_rows,
             metrics=self._metrics,

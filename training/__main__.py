@@ -19,12 +19,13 @@ from training.checkpoints import find_checkpoint, list_checkpoints
 from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
 from training.display import show_scoring, show_training
 from training.evaluation import Evaluation
-from training.machine import DeviceChoice, device_name, prepare
+from training.machine import DeviceChoice, prepare
 from training.recipe import RecipeError, find_recipe, list_recipes
 from training.runs import Run
 from training.scoring import Plan
 from vampprior.checkpoint import Card, CheckpointError, read_card
 from vampprior.distributions import LIKELIHOODS
+from vampprior.machine import device_name
 
 app = typer.Typer(
     name="python -m training", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from training.datasets import Dataset, DatasetError, load_suited
 from training.display import ShowScores
-from training.machine import device_name
 from training.plots import draw_histogram
 from training.scoring import Plan, Scores
 from vampprior.checkpoint import Card, CheckpointError, load_checkpoint, write_card
+from vampprior.machine import device_name
 from vampprior.models import LatentModel
 
 __all__ = ["HISTOGRAM_FILE", "Evaluation"]

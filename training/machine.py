@@ -1,22 +1,15 @@
-"""The machine a command runs on: its device, its threads, and an allocator that suits large tensors."""
+"""What a command makes of the machine it runs on: a device, threads, and whether steps can be compiled."""
 
 from __future__ import annotations
 
-import ctypes
-import math
-import os
-import platform
 from enum import StrEnum
-from pathlib import Path
 
 import torch
 
 from training.recipe import RecipeError
+from vampprior.machine import available_threads, keep_freed_memory
 
-__all__ = ["DeviceChoice", "available_threads", "can_compile", "device_name", "keep_freed_memory", "prepare"]
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-CPU_INFO, CPU_LIMIT = Path("/proc/cpuinfo"), Path("/sys/fs/cgroup/cpu.max")
+__all__ = ["DeviceChoice", "can_compile", "prepare"]
 
 
 class DeviceChoice(StrEnum):
@@ -40,25 +33,6 @@ def prepare(choice: DeviceChoice = DeviceChoice.AUTO, threads: int = 0) -> torch
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def available_threads() -> int:
-    """Threads worth having: what PyTorch would take, but no more than the CPUs this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), allowed, _cgroup_cpus(allowed)))
-
-
-def keep_freed_memory() -> None:
-    """Have glibc's malloc keep what is freed; does nothing elsewhere.
-
-    By default it hands large blocks back to the kernel at once, so that every large temporary of a step is mapped and
-    page-faulted anew: about a quarter of a step's time on a CPU. The price is a process that stays at its peak size.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most that an old glibc takes
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile works here: it needs a compiler, headers and more, so a tiny function has to tell."""
     try:
@@ -66,31 +40,3 @@ def can_compile(device: torch.device) -> bool:
     except RuntimeError:  # all that torch.compile raises is one
         return False
     return True
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words, for a card."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{_cpu_model()}, {threads} thread{'' if threads == 1 else 's'}"
-
-
-def _cpu_model() -> str:
-    try:
-        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name" and value.strip():
-                return value.strip()
-    except OSError:
-        pass
-    return f"{platform.processor() or platform.machine()} CPU"
-
-
-def _cgroup_cpus(otherwise: int) -> int:
-    """The CPU limit of this container, rounded up."""
-    try:
-        quota, period = CPU_LIMIT.read_text(encoding="ascii").split()
-        return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # no such limit ("max"), or not Linux
-        return otherwise

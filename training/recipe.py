@@ -37,6 +37,8 @@ class Optimization:
     seed:          of the initial weights, the order of the images and all noise
     precision:     float32, or bfloat16 for the hidden layers' products (latents and densities stay float32)
     compile:       fuse the step with torch.compile, which needs a C++ compiler on a CPU
+    averaging:     decay, per step, of a moving average of the weights, which is then what is validated and kept; the
+                   paper keeps the weights themselves, which is 0
     """
 
     learning_rate: float = 5e-4
@@ -47,6 +49,7 @@ class Optimization:
     seed: int = 1
     precision: str = "float32"
     compile: bool = False
+    averaging: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_epochs", "patience"):
@@ -58,18 +61,29 @@ class Optimization:
             raise RecipeError(f"training.seed must be between 0 and {2**32 - 1}, not {self.seed}")
         if not 0 < self.learning_rate < math.inf:
             raise RecipeError(f"training.learning_rate must be positive, not {self.learning_rate}")
+        if not 0 <= self.averaging < 1:
+            raise RecipeError(f"training.averaging must be at least 0 and less than 1, not {self.averaging}")
         if self.precision not in ("float32", "bfloat16"):
             raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
 
 
 @dataclass(frozen=True)
 class PseudoInputs:
-    """The `[pseudo_inputs]` table: where the pseudo-inputs start, N(mean, std) per pixel."""
+    """The `[pseudo_inputs]` table: where the pseudo-inputs start.
 
+    init:      `noise` for N(mean, std) per pixel, or `data` for random training images plus N(0, std)
+    mean, std: of the noise
+
+    A prior that keeps training images takes them as they are.
+    """
+
+    init: str = "noise"
     mean: float = 0.5
     std: float = 0.02
 
     def __post_init__(self) -> None:
+        if self.init not in ("noise", "data"):
+            raise RecipeError(f"pseudo_inputs.init must be noise or data, not {self.init!r}")
         if not (math.isfinite(self.mean) and 0 <= self.std < math.inf):
             raise RecipeError(f"pseudo_inputs: no normal distribution has mean {self.mean} and std {self.std}")
 

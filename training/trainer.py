@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.machine import can_compile, device_name
+from training.machine import can_compile
 from training.optim import NormalizedAdam
 from training.recipe import Recipe, RecipeError, first_difference
 from training.splits import Dataset, Pixels
+from vampprior.machine import device_name
 from vampprior.models import LatentModel, build_model
 
 __all__ = ["METRICS_FILE", "STATE_FILE", "EpochMetrics", "Trainer"]
@@ -46,6 +48,8 @@ class EpochMetrics:
 class Trainer:
     """Fits one recipe's model to a data set, an epoch at a time.
 
+    What is validated and kept is a moving average of the weights; without averaging, the weights themselves.
+
     Every epoch's order and noise come from a generator seeded with the recipe's seed and the epoch's number, so that a
     run resumed from `run_dir` gives the numbers of an uninterrupted one.
     """
@@ -62,12 +66,14 @@ class Trainer:
         wanted, kind = (1, "black and white") if self.model.likelihood.binary else (255, "gray")
         if dataset.levels != wanted:
             raise RecipeError(f"[model]: {self.config.likelihood} takes {kind} images, which {dataset.name} has not")
-        self._start_pseudo_inputs()
         self.levels = dataset.levels
         self.train_images = self._resident(dataset.train)
         self.valid_images = self._resident(dataset.valid)
+        self._start_pseudo_inputs()
         self.optimizer = NormalizedAdam(self.model.parameters(), lr=recipe.training.learning_rate)
-        self.best_weights = self._weights()
+        decay = recipe.training.averaging
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+        self.best_weights = self._weights(self.average.module)
         self.best_elbo, self.best_epoch, self.epoch, self.seconds = float("-inf"), 0, 0, 0.0
         self.compiled = recipe.training.compile and can_compile(device)
         self._loss: Callable[..., tuple[Tensor, Tensor]] = self._plain_loss
@@ -100,7 +106,8 @@ class Trainer:
         self.epoch, self.seconds = epoch, self.seconds + time.perf_counter() - started
         metrics = EpochMetrics(epoch, kl_weight, *train, *valid, time.perf_counter() - started)
         if metrics.valid_elbo > self.best_elbo:
-            self.best_elbo, self.best_epoch, self.best_weights = metrics.valid_elbo, epoch, self._weights()
+            self.best_elbo, self.best_epoch = metrics.valid_elbo, epoch
+            self.best_weights = self._weights(self.average.module)
         self._save(metrics)
         return metrics
 
@@ -117,6 +124,7 @@ class Trainer:
             torch.autograd.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+            self.average.update_parameters(self.model)
             totals += sums
         elbo, reconstruction, kl = (totals / len(images)).tolist()  # the epoch's only wait for the device
         return elbo, reconstruction, kl
@@ -130,23 +138,31 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> Bounds:
-        self.model.eval()
-        mixture = self.model.prior_mixture()
+        model = cast("LatentModel", self.average.module).eval()
+        mixture = model.prior_mixture()
         # the same noise every time, so that epochs differ by their weights alone
         generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         for batch in torch.split(self.valid_images, 500):
-            noise = torch.randn(len(batch), self.model.noise_dim, generator=generator, device=self.device)
-            bound = self.model.elbo(self._pixels(batch), noise, mixture=mixture)
+            noise = torch.randn(len(batch), model.noise_dim, generator=generator, device=self.device)
+            bound = model.elbo(self._pixels(batch), noise, mixture=mixture)
             totals += torch.stack([part.sum() for part in bound])
         elbo, reconstruction, kl = (totals / len(self.valid_images)).tolist()
         return elbo, reconstruction, kl
 
     def _start_pseudo_inputs(self) -> None:
-        start = self.recipe.pseudo_inputs
-        for name, parameter in self.model.named_parameters():
-            if name.endswith("free_inputs"):
-                torch.nn.init.normal_(parameter, start.mean, start.std)
+        prior, start = self.model.prior, self.recipe.pseudo_inputs
+        if prior.pseudo_inputs is None:
+            return
+        noise = torch.empty_like(prior.pseudo_inputs).normal_()
+        if prior.learns_pseudo_inputs and start.init == "noise":
+            prior.start(start.mean + start.std * noise)
+            return
+        if len(noise) > len(self.train_images):
+            raise RecipeError(f"[model]: {len(self.train_images)} training images cannot start {len(noise)} components")
+        chosen = torch.randperm(len(self.train_images))[: len(noise)]
+        images = self._pixels(self.train_images[chosen.to(self.device)])
+        prior.start(images + start.std * noise if prior.learns_pseudo_inputs else images)
 
     def _resident(self, images: Pixels) -> Tensor:
         return torch.from_numpy(images).to(self.device)
@@ -154,8 +170,9 @@ class Trainer:
     def _pixels(self, images: Tensor) -> Tensor:
         return images.float() / self.levels
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+    @staticmethod
+    def _weights(model: nn.Module) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     # The state of a run: one safetensors file, replaced whole after every epoch.
 
@@ -163,8 +180,8 @@ class Trainer:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with open(self.run_dir / METRICS_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(metrics)) + "\n")
-        tensors = {f"model.{name}": tensor for name, tensor in self._weights().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        weights = {"model.": self.model.state_dict(), "average.": self.average.state_dict(), "best.": self.best_weights}
+        tensors = {prefix + name: tensor for prefix, part in weights.items() for name, tensor in part.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": tensor for name, tensor in state.items()}
         progress = {
@@ -196,11 +213,13 @@ class Trainer:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise RecipeError(f"{path} is damaged ({error}); remove the folder to start anew") from error
-        if change := first_difference(progress["recipe"], self.recipe.to_dict()):
+        started_with = Recipe.from_dict(progress["recipe"])  # settings that are newer than the run have their defaults
+        if change := first_difference(started_with.to_dict(), self.recipe.to_dict()):
             raise RecipeError(f"the run in {self.run_dir} was started with another recipe: {change}")
         if progress["dataset"] != self.dataset_card:
             raise RecipeError(f"the run in {self.run_dir} was started on other data")
         self.model.load_state_dict(_part(tensors, "model."))
+        self.average.load_state_dict(_part(tensors, "average."))
         self.best_weights = _part(tensors, "best.")
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _part(tensors, "adam.").items():

@@ -169,9 +169,9 @@ class VAE(LatentModel):
 class HVAE(LatentModel):
     """The two-layer model of Sec. 4: q(z1 | x, z2) q(z2 | x) and p(x | z1, z2) p(z1 | z2) p(z2) (Eq. 10-15)."""
 
-    top_encoder: ClassVar[type[nn.Module]] = DenseEncoder
-    bottom_posterior: ClassVar[type[nn.Module]] = DensePosterior
-    decoder: ClassVar[type[nn.Module]] = DenseDecoder
+    top_encoder: ClassVar[type[DenseEncoder | ConvEncoder]] = DenseEncoder
+    bottom_posterior: ClassVar[type[DensePosterior | ConvPosterior]] = DensePosterior
+    decoder: ClassVar[type[DenseDecoder | ConvDecoder | PixelCNNDecoder]] = DenseDecoder
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -224,11 +224,14 @@ class ConvHVAE(HVAE):
     decoder = ConvDecoder
 
 
-class PixelHVAE(ConvHVAE):
+class PixelHVAE(HVAE):
     """The two-layer model with convolutional encoders and a PixelCNN decoder, which draws pixel after pixel."""
 
     autoregressive = True
+    top_encoder = ConvEncoder
+    bottom_posterior = ConvPosterior
     decoder = PixelCNNDecoder
+    p_x: PixelCNNDecoder
 
     def log_px(self, x: Tensor, latents: Latents) -> Tensor:
         return self.likelihood.log_prob(x, self.p_x(*latents, x))
@@ -237,7 +240,8 @@ class PixelHVAE(ConvHVAE):
         raise NotImplementedError("the pixels of an autoregressive model have no parameters before they are drawn")
 
     def draw_image(self, latents: Latents, uniform: Tensor) -> Tensor:
-        return self._to_images(self.p_x.sample(*latents, uniform, self.likelihood))
+        z1, z2 = latents
+        return self._to_images(self.p_x.sample(z1, z2, uniform, self.likelihood))
 
 
 MODELS: dict[str, type[LatentModel]] = {"vae": VAE, "hvae": HVAE, "conv_hvae": ConvHVAE, "pixel_hvae": PixelHVAE}

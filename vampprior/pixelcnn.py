@@ -96,8 +96,8 @@ class PixelCNNDecoder(nn.Module):
             raise RuntimeError("sampling needs the running statistics of batch normalization: call eval() first")
         _, height, width = self.image_shape
         planes = self._planes(z1, z2)
-        taps = [_Taps(*self.layers[3 * index : 3 * index + 2]) for index in range(LAYERS)]
-        head_weight, head_bias = self.pixels.weight.flatten(1).t(), self.pixels.bias
+        taps = [_Taps(self.layers[3 * index], self.layers[3 * index + 1]) for index in range(LAYERS)]
+        head = self.pixels.weight.flatten(1)
         x = torch.zeros_like(uniform)
         n = len(uniform)
         # inputs[l]: what layer l reads, one row at a time, with a column of padding on either side
@@ -114,7 +114,7 @@ class PixelCNNDecoder(nn.Module):
                     features = torch.addmm(from_above[index][:, column], left_and_self, tap.same_row).relu_()
                     if index + 1 < LAYERS:
                         current[index + 1][:, column + 1] = features
-                params = torch.addmm(head_bias, features, head_weight)
+                params = F.linear(features, head, self.pixels.bias)
                 pixel = row * width + column
                 x[:, pixel] = likelihood.sample(params, uniform[:, pixel : pixel + 1])[:, 0]
                 current[0][:, column + 1, 0] = x[:, pixel]

@@ -205,10 +205,12 @@ class RunningService:
         """Jobs that wait or run in any engine."""
         return self.metric("vampprior_queue_jobs")
 
-    def send(self, method: str, target: str, body: bytes = b"", **headers: str) -> socket.socket:
-        """A request on a connection of its own, whose answer nobody has read yet."""
-        lines = [f"{method} {target} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    def send(
+        self, path: str, body: bytes = b"", *, media_type: str = "image/png", length: int | None = None
+    ) -> socket.socket:
+        """A POST on a connection of its own, whose answer nobody has read yet."""
+        length = len(body) if length is None else length
+        lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Type: {media_type}", f"Content-Length: {length}"]
         connection = socket.create_connection(self.address, timeout=PATIENCE)
         connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         return connection

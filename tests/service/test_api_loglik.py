@@ -91,27 +91,11 @@ def test_a_seed_gives_the_same_score_again_and_another_seed_another(score: Any) 
     assert score(0, seed=1) == score(0, seed=1) != score(0, seed=2)
 
 
-def test_more_samples_do_not_raise_the_elbo_but_the_estimate(score: Any) -> None:
-    """The bound of importance sampling tightens with S (Burda et al., 2015); one sample's bound is the ELBO."""
-    one, many = (
-        np.mean([score(0, num_samples=s, seed=seed)[0]["log_likelihood"] for seed in range(30)]) for s in (1, 200)
-    )
-    elbo = score(0, num_samples=5000)[0]["elbo"]
-    assert many > one + 0.5
-    assert elbo == pytest.approx(one, abs=1.5)
-
-
 def test_one_sample_tells_no_error(score: Any) -> None:
     (result,) = score(0, num_samples=1)
     assert result["standard_error"] is None
     assert result["effective_sample_size"] == 1
     assert result["elbo"] == result["log_likelihood"]
-
-
-def test_the_standard_error_is_the_spread_over_seeds(score: Any) -> None:
-    results = [score(2, num_samples=2000, seed=seed)[0] for seed in range(20)]
-    spread = np.std([result["log_likelihood"] for result in results])
-    assert spread == pytest.approx(np.mean([result["standard_error"] for result in results]), rel=0.6)
 
 
 def test_bits_per_dim_are_the_same_number(score: Any) -> None:

@@ -31,6 +31,7 @@ class Scripted(Trainer):
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.fill_(self.epoch + 1)
+        self.average.update_parameters(self.model)
         return 0.0, 0.0, 0.0
 
     def _validate(self) -> tuple[float, float, float]:
@@ -60,6 +61,26 @@ def test_training_stops_when_patience_is_spent_and_keeps_the_best_weights(
     assert left[-1] == 1
     assert {value.item() for p in trainer.best_model().parameters() for value in p.flatten()} == {float(best)}
     assert trainer.summary()["best_valid_elbo"] == elbos[best - 1]
+
+
+def test_the_weights_that_are_kept_are_a_moving_average_of_every_step(
+    recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    trainer = Trainer(with_training(recipe, averaging=0.7), digits, tmp_path, CPU)
+    step, steps = trainer.optimizer.step, []
+
+    def noting(*arguments: object) -> object:
+        outcome = step(*arguments)
+        steps.append(trainer.model.p_x.pixels.bias.detach().clone())
+        return outcome
+
+    trainer.optimizer.step = noting
+    trainer.run_epoch()
+    average = steps[0]
+    for weights in steps[1:]:
+        average = 0.7 * average + 0.3 * weights
+    torch.testing.assert_close(trainer.best_weights["p_x.pixels.bias"], average)
+    assert not torch.equal(average, steps[-1])
 
 
 def test_the_kl_weight_rises_to_one_over_the_warm_up(trainer: Trainer) -> None:
@@ -131,6 +152,19 @@ def test_another_recipe_or_other_data_cannot_resume(trainer: Trainer, recipe: Re
     other_data = Trainer(recipe, replace(digits, valid=digits.test), trainer.run_dir, CPU)
     with pytest.raises(RecipeError, match="started on other data"):
         other_data.resume()
+
+
+def test_a_run_older_than_a_setting_goes_on_with_its_default(
+    trainer: Trainer, recipe: Recipe, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = recipe.to_dict()
+    del older["training"]["patience"]
+    monkeypatch.setattr(Recipe, "to_dict", lambda self: older)
+    trainer.run_epoch()
+    monkeypatch.undo()
+    Trainer(recipe, digits, trainer.run_dir, CPU).resume()
+    with pytest.raises(RecipeError, match=r"training\.patience was 50 and now is 7"):
+        Trainer(with_training(recipe, patience=7), digits, trainer.run_dir, CPU).resume()
 
 
 def test_no_run_and_a_damaged_run_cannot_resume(trainer: Trainer) -> None:

@@ -116,6 +116,7 @@ def test_float32_weights_are_summed_in_float64() -> None:
     result = accumulate(*[log_weights] * 1000)
     assert result.value.dtype == torch.float64
     assert result.value.item() == pytest.approx(float(log_weights[0, 0]), abs=1e-12)
+    assert result.elbo.item() == pytest.approx(float(log_weights[0, 0]), abs=1e-12)
 
 
 def test_equal_weights_have_no_error_and_full_sample_size() -> None:

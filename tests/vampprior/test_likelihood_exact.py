@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import product
+from itertools import cycle, product
 
 import pytest
 import torch
 from torch import Tensor
 
-from vampprior import LatentModel, LogLikelihood, ModelConfig, build_model, log_likelihood
+from vampprior import (
+    LIKELIHOODS,
+    MODELS,
+    PRIORS,
+    LatentModel,
+    LogLikelihood,
+    ModelConfig,
+    build_model,
+    log_likelihood,
+)
 
 Build = Callable[..., LatentModel]
 SMALL = {"image_shape": (1, 2, 2), "z1_dim": 1, "z2_dim": 1, "num_components": 3}
-NODES = 121
+NODES = {1: 2001, 2: 121}  # per latent number, for one and for two of them
 
 
 @torch.no_grad()
-def exact_log_likelihood(model: LatentModel, images: Tensor, nodes: int = NODES) -> Tensor:
+def exact_log_likelihood(model: LatentModel, images: Tensor, refine: int = 1) -> Tensor:
     """log sum_k w_k int int p(x | z) N(e) de, by the trapezoid rule over the noise e of an ancestral draw, (N,)."""
-    axis = torch.linspace(-8.5, 8.5, nodes, dtype=torch.float64)
+    axis = torch.linspace(-8.5, 8.5, refine * NODES[model.noise_dim], dtype=torch.float64)
     noise = torch.cartesian_prod(*[axis] * model.noise_dim).reshape(-1, model.noise_dim)
     log_mass = (-0.5 * (noise.square() + math.log(2.0 * math.pi)) + torch.log(axis[1] - axis[0])).sum(-1)
     mixture, total = model.prior_mixture(), torch.full((len(images),), -math.inf, dtype=torch.float64)
@@ -35,13 +44,28 @@ def exact_log_likelihood(model: LatentModel, images: Tensor, nodes: int = NODES)
     return total
 
 
-@pytest.fixture
-def small_model(config: ModelConfig, tiny_model: Build) -> LatentModel:
-    names = {"model": config.model, "prior": config.prior, "likelihood": config.likelihood}
+def takes_small_images(name: str) -> bool:
     try:
-        return tiny_model(**names, **SMALL)
-    except ValueError as refusal:
-        pytest.skip(str(refusal))
+        build_model(ModelConfig(model=name, **SMALL))
+    except ValueError:
+        return False
+    return True
+
+
+SMALL_MODELS = [name for name in sorted(MODELS) if takes_small_images(name)]
+BINARY = [name for name in sorted(LIKELIHOODS) if LIKELIHOODS[name].binary]
+KINDS = [
+    (model, prior, likelihood)
+    for (model, prior), likelihood in zip(
+        product(SMALL_MODELS, sorted(PRIORS)), cycle(sorted(LIKELIHOODS)), strict=False
+    )
+]
+
+
+@pytest.fixture(params=KINDS, ids="-".join)
+def small_model(request: pytest.FixtureRequest, tiny_model: Build) -> LatentModel:
+    model, prior, likelihood = request.param
+    return tiny_model(model=model, prior=prior, likelihood=likelihood, **SMALL)
 
 
 @pytest.fixture
@@ -50,29 +74,31 @@ def every_image() -> Tensor:
 
 
 def test_quadrature_has_converged(small_model: LatentModel, every_image: Tensor) -> None:
-    """To a hundredth of the standard errors below: the clamp of log-variances leaves kinks, hence no more digits."""
-    coarse, fine = (exact_log_likelihood(small_model, every_image[:2], nodes) for nodes in (NODES, 2 * NODES))
-    torch.testing.assert_close(coarse, fine, rtol=0.0, atol=1e-4)
+    """To a twentieth of any standard error below; clamps of the networks' outputs leave kinks, hence no more digits."""
+    coarse, fine = (exact_log_likelihood(small_model, every_image[[0, 5]], refine) for refine in (1, 2))
+    torch.testing.assert_close(coarse, fine, rtol=0.0, atol=5e-4)
 
 
 def test_the_estimate_agrees_with_quadrature_within_its_error(small_model: LatentModel, every_image: Tensor) -> None:
-    """Within four of its standard errors, and those are small enough to see a per cent."""
+    """Within four of its standard errors, and those are small enough to see a twentieth of p(x)."""
     images = every_image[[0, 5, 6, 15]]
-    estimate = log_likelihood(small_model, images, num_samples=10_000, chunk_rows=5000)
+    estimate = log_likelihood(small_model, images, num_samples=20_000, chunk_rows=5000)
     exact = exact_log_likelihood(small_model, images)
-    assert estimate.standard_error.max() < 0.02
+    assert estimate.standard_error.max() < 0.05
     assert ((estimate.value - exact).abs() < 4.0 * estimate.standard_error).all()
     assert (estimate.elbo < exact).all()
-    assert ((estimate.effective_sample_size >= 1.0) & (estimate.effective_sample_size <= 10_000)).all()
+    assert ((estimate.effective_sample_size >= 1.0) & (estimate.effective_sample_size <= 20_000)).all()
 
 
-def test_the_probabilities_of_all_images_sum_to_one(small_model: LatentModel, every_image: Tensor) -> None:
+@pytest.mark.parametrize("likelihood", BINARY)
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_the_probabilities_of_all_images_sum_to_one(
+    name: str, likelihood: str, tiny_model: Build, every_image: Tensor
+) -> None:
     """Exactly by quadrature; by importance sampling within four standard errors of the sum."""
-    if not small_model.likelihood.binary:
-        pytest.skip("only binary images can be listed")
-    exact = exact_log_likelihood(small_model, every_image).exp()
-    assert float(exact.sum()) == pytest.approx(1.0, abs=1e-12)
-    estimate = log_likelihood(small_model, every_image, num_samples=4000, chunk_rows=4000)
+    model = tiny_model(model=name, likelihood=likelihood, **SMALL)
+    assert float(exact_log_likelihood(model, every_image).exp().sum()) == pytest.approx(1.0, abs=1e-12)
+    estimate = log_likelihood(model, every_image, num_samples=4000, chunk_rows=4000)
     probabilities = estimate.value.exp()
     error = float((probabilities * estimate.standard_error).square().sum().sqrt())
     assert error < 0.01
@@ -99,7 +125,7 @@ def test_the_standard_error_is_calibrated(tiny_model: Build, every_image: Tensor
 
 def test_more_samples_tighten_the_bound(tiny_model: Build, every_image: Tensor) -> None:
     """Burda et al. (2015), Theorem 1: L_1 <= L_5 <= L_50 <= log p(x) in expectation."""
-    model, image, repeats = tiny_model(**SMALL), every_image[5], 1000
+    model, image, repeats = tiny_model(**SMALL), every_image[5], 3000
     means, errors = [], []
     for num_samples in (1, 5, 50):
         values = repeat(model, image, repeats, num_samples).value

@@ -1,0 +1,161 @@
+"""`python -m service` as an operator meets it: how it starts, how it stops, and what it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.__main__ import main
+
+PATIENCE = 120.0
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment without settings."""
+    for name in [name for name in os.environ if name.upper().startswith("VAMP_")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+class Process:
+    """A service in a process of its own."""
+
+    def __init__(self, log: Path, **settings: object) -> None:
+        self.log = log
+        variables = {f"VAMP_{name.upper()}": str(value) for name, value in settings.items()}
+        with open(log, "wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service"], env=os.environ | variables, stderr=file, stdout=file
+            )
+
+    def printed(self) -> str:
+        return self.log.read_text()
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        give_up = time.monotonic() + PATIENCE
+        while not (result := condition()):
+            assert self.process.poll() is None, self.printed()
+            assert time.monotonic() < give_up, self.printed()
+            time.sleep(0.02)
+        return result
+
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        return str(self.until(lambda: re.search(r"running on (http://127\.0\.0\.1:\d+)", self.printed()))[1])
+
+    def ready(self) -> str:
+        """Where it listens, once it is ready."""
+        url = self.url()
+        self.until(lambda: httpx.get(f"{url}/health/ready").status_code == 200)
+        return url
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def start(environment: Any, model_store: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts `python -m service` with these settings."""
+    defaults = {"model_store": model_store, "default_model": "tiny-vamp", "port": 0, "threads": 1}
+    with contextlib.ExitStack() as stack:
+
+        def run(**settings: object) -> Process:
+            process = Process(tmp_path / "log", **(defaults | settings))
+            stack.callback(process.process.wait)
+            stack.callback(process.process.kill)
+            return process
+
+        yield run
+
+
+@contextlib.contextmanager
+def score(url: str, png: bytes, num_samples: int) -> Iterator[socket.socket]:
+    """A request that is under way, and whose answer nobody has read yet."""
+    lines = [f"POST /loglik?num_samples={num_samples} HTTP/1.1", "Host: test", "Content-Type: image/png"]
+    head = "\r\n".join([*lines, f"Content-Length: {len(png)}", "", ""])
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=PATIENCE) as connection:
+        connection.sendall(head.encode() + png)
+        give_up = time.monotonic() + PATIENCE
+        while 'vampprior_queue_jobs{model="tiny-vamp@10"}' not in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < give_up
+        yield connection
+
+
+def test_sigterm_lets_requests_finish_and_exits_with_0(start: Any, pngs: list[bytes]) -> None:
+    service = start(shutdown_seconds=PATIENCE)
+    with score(service.ready(), pngs[0], 50_000) as connection:
+        service.process.send_signal(signal.SIGTERM)
+        with connection.makefile("rb") as file:
+            answer = file.read()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"num_samples":50000' in answer
+    assert service.wait() == 0
+    assert "Traceback" not in service.printed()
+    for line in service.printed().splitlines():
+        assert {"time", "level", "logger", "message"} <= set(json.loads(line))
+
+
+def test_sigterm_does_not_wait_for_a_request_without_an_end(start: Any, pngs: list[bytes]) -> None:
+    endless = 10**9
+    service = start(shutdown_seconds=0, max_num_samples=endless, queued_rows=endless, deadline_seconds=10**6)
+    with score(service.ready(), pngs[0], endless):
+        service.process.send_signal(signal.SIGTERM)
+        assert service.wait() == 0
+    assert "Traceback" not in service.printed()
+
+
+def test_ctrl_c_while_models_load_is_quiet(start: Any, save_model: Any, tmp_path: Path) -> None:
+    weights = save_model(tmp_path / "store", "slow", "1", seed=1) / "model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)  # whoever reads it waits for whoever writes it
+    service = start(model_store=tmp_path / "store", default_model="slow", shutdown_seconds=0)
+    assert httpx.get(f"{service.url()}/health/ready").status_code == 503
+    service.process.send_signal(signal.SIGINT)
+    assert service.wait() == 0
+    assert "Traceback" not in service.printed()
+
+
+def test_a_port_in_use_is_said_in_a_line(start: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        service = start(port=port)
+        assert service.wait() > 0
+    assert "Traceback" not in service.printed()
+    errors = [line for line in service.printed().splitlines() if '"level": "error"' in line]
+    assert len(errors) == 1
+    assert str(port) in errors[0]
+
+
+def test_bad_settings_stop_the_start_with_one_line(start: Any) -> None:
+    service = start(port="high", cashe_url="memory://")
+    assert service.wait() == 2
+    (line,) = service.printed().splitlines()
+    assert "VAMP_PORT" in line
+    assert "VAMP_CASHE_URL is not a setting, did you mean VAMP_CACHE_URL?" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("VAMP_PORT", "70000"), ("VAMP_MODEL", "tiny"), ("VAMP_RATE_LIMIT", "often"), ("VAMP_", "1")]
+)
+def test_a_bad_setting_is_named(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    environment.setenv(name, value)
+    assert main() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(rf"service: Bad setting: {name} .*\n", captured.err)

@@ -1,0 +1,66 @@
+"""Where pseudo-inputs start: at noise, near training images, or for a prior of data at training images themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.recipe import Recipe, RecipeError
+from training.splits import Dataset
+from training.trainer import Trainer
+from vampprior import ModelConfig
+
+IMAGES = (np.random.default_rng(0).random((60, 1, 4, 4)) < 0.5).astype(np.uint8)
+DATASET = Dataset("random", IMAGES[:40], IMAGES[40:50], IMAGES[50:], levels=1)
+
+
+def pseudo_inputs(tmp_path: Path, prior: str, components: int = 30, **start: object) -> torch.Tensor | None:
+    recipe = Recipe.from_dict({"name": "tiny", "dataset": "random", "pseudo_inputs": start})
+    config = ModelConfig(prior=prior, z1_dim=2, z2_dim=2, hidden_dim=3, num_components=components)
+    trainer = Trainer(replace(recipe, model=config), DATASET, tmp_path, torch.device("cpu"))
+    found = trainer.model.prior.pseudo_inputs
+    return None if found is None else found.detach()
+
+
+def distance_to_training_images(images: torch.Tensor) -> torch.Tensor:
+    train = torch.from_numpy(DATASET.train).float().flatten(1)
+    return torch.cdist(images.flatten(1), train).amin(1)
+
+
+@pytest.mark.parametrize("prior", ["vampprior", "weighted_vampprior"])
+def test_noise_has_the_recipes_mean_and_standard_deviation(tmp_path, prior):
+    images = pseudo_inputs(tmp_path, prior, mean=0.4, std=0.05)
+    # 30 x 16 values: five standard errors of the mean and of the standard deviation
+    assert images.mean().item() == pytest.approx(0.4, abs=5 * 0.05 / 480**0.5)
+    assert images.std().item() == pytest.approx(0.05, abs=5 * 0.05 / 960**0.5)
+
+
+def test_data_gives_distinct_training_images_near_which_they_start(tmp_path):
+    images = pseudo_inputs(tmp_path, "vampprior", init="data", std=0.01)
+    distances = distance_to_training_images(images)
+    assert (distances > 0).all()
+    assert (distances < 0.1).all()  # 16 pixels of noise 0.01: 0.04 on average
+
+
+def test_a_prior_of_data_keeps_training_images_as_they_are(tmp_path):
+    images = pseudo_inputs(tmp_path, "vampprior_data", std=0.1)
+    assert (distance_to_training_images(images) == 0).all()
+
+
+@pytest.mark.parametrize("prior", ["standard", "mog"])
+def test_other_priors_have_none(tmp_path, prior):
+    assert pseudo_inputs(tmp_path, prior) is None
+
+
+def test_more_components_than_training_images_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="40 training images cannot start 41"):
+        pseudo_inputs(tmp_path, "vampprior_data", components=41)
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(RecipeError, match="noise or data"):
+        Recipe.from_dict({"name": "tiny", "dataset": "random", "pseudo_inputs": {"init": "zeros"}})
