@@ -22,6 +22,7 @@ __all__ = [
     "Layout",
     "answer",
     "choose_format",
+    "image_response",
     "model_json",
     "rounded",
 ]
@@ -37,17 +38,24 @@ ANSWER_HEADERS: dict[str, Any] = {
     "X-Cache": {"schema": {"type": "string"}, "description": "`hit` or `miss`."},
 }
 
-IMAGE_RESPONSE: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "A PNG (one image, or a contact sheet), JSON or a NumPy file.",
-        "content": {
-            "image/png": {"schema": {"type": "string", "format": "binary"}},
-            "application/json": {"schema": ImagesAnswer.model_json_schema()},
-            "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
-        },
-        "headers": ANSWER_HEADERS,
+
+def image_response(json_model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of images that go out; FastAPI fills in the schema of the JSON."""
+    return {
+        200: {
+            "description": "A PNG (one image, or a contact sheet), JSON or a NumPy file.",
+            "model": json_model,
+            "content": {
+                "image/png": {"schema": {"type": "string", "format": "binary"}},
+                "application/json": {},
+                "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+            },
+            "headers": ANSWER_HEADERS,
+        }
     }
-}
+
+
+IMAGE_RESPONSE = image_response(ImagesAnswer)
 
 
 @dataclass(frozen=True)

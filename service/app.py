@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = """
 A density model at work: a hierarchical VAE with a VampPrior (Tomczak & Welling, 2018).
 
-Every call below can be tried as it stands: press *Try it out*, then *Execute*. Images go in as multipart `file`, as a
-raw PNG body or as base64 in JSON (filled in here), and come out as PNG, JSON or NPY. The same `seed` gives the same
-answer. Errors are `application/problem+json`.
+Every call below can be tried as it stands: unfold it and press *Execute*. Images go in as multipart `file`, as a raw
+PNG body or as base64 in JSON (filled in here), and come out as PNG, JSON or NPY. The same `seed` gives the same answer.
+Errors are `application/problem+json`.
 """
 
 ROUTERS = (sample, reconstruct, loglik, encode, pseudo_inputs, models, health)
@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         version=version("vampprior"),
         lifespan=lifespan,
+        redoc_url=None,  # its page asks another host for a logo
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     )
     app.state.service = service

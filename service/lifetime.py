@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import DeadlineExceeded, problem_response
+from service.errors import DeadlineExceeded, NotReady, problem_response
 
 __all__ = ["RequestLifetime"]
 
@@ -47,6 +47,10 @@ class RequestLifetime:
             if not started:
                 problem = DeadlineExceeded(f"No answer within {self.deadline:g} seconds; ask for less, or again later.")
                 await problem_response(scope, problem)(scope, receive, send)
+        except asyncio.CancelledError:  # by the server, which stops and will not wait any longer
+            await _cancel(handler)
+            if not started:
+                await problem_response(scope, NotReady("The service is stopping; ask again."))(scope, receive, send)
         finally:
             await _cancel(listener)
             await _cancel(handler)

@@ -32,7 +32,9 @@ class Base64Images(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[str] = Field(description="PNG files in base64, with or without `data:image/png;base64,`.")
+    images: list[str] = Field(
+        min_length=1, description="PNG files in base64, with or without `data:image/png;base64,`."
+    )
 
 
 class Answered(BaseModel):

@@ -78,6 +78,27 @@ def train(
     _say_next(card, store)
 
 
+@app.command()
+def export(
+    recipe: Annotated[str, typer.Argument(help="Recipe of the run.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint if there is one.")] = False,
+    version: Annotated[str, typer.Option(help="Version of the run and of its checkpoint.")] = "1",
+    data_dir: DataDir = None,
+    runs_dir: RunsDir = Path("runs"),
+    store: Store = Path("model_store"),
+) -> None:
+    """Write the checkpoint of a run as it stands, with the best weights so far; the run can still go on."""
+    chosen = find_recipe(recipe)
+    run = Run(chosen, version, runs_dir, store)
+    if not overwrite:
+        run.keep_checkpoint()
+    dataset = load_suited(chosen.dataset, LIKELIHOODS[chosen.model.likelihood], data_dir)
+    trainer = run.resume(dataset, prepare(DeviceChoice.CPU))
+    card = run.export(trainer)
+    print(f"{run.checkpoint}: best validation ELBO {trainer.best_elbo:.2f} nats at epoch {trainer.best_epoch}")
+    _say_next(card, store)
+
+
 def _say_next(card: Card, store: Path) -> None:
     there = store == Path("model_store")
     print("next:")

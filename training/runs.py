@@ -79,16 +79,25 @@ class Run:
             while not trainer.finished:
                 show(trainer, trainer.run_epoch())
         finally:
-            if history := trainer.history():
-                draw_curves(
-                    history,
-                    self.folder / CURVES_FILE,
-                    title=f"{self.recipe.name}, version {self.version}",
-                    warmup_epochs=self.recipe.training.warmup_epochs,
-                )
+            self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        if history := trainer.history():
+            draw_curves(
+                history,
+                self.folder / CURVES_FILE,
+                title=f"{self.recipe.name}, version {self.version}",
+                warmup_epochs=self.recipe.training.warmup_epochs,
+            )
 
     def export(self, trainer: Trainer) -> Card:
-        """Write the checkpoint: the best epoch's weights, their card, and the curves."""
+        """Write the checkpoint: the best epoch's weights, their card, and the curves.
+
+        Raises `RecipeError` before the first epoch is done.
+        """
+        if not trainer.epoch:
+            raise RecipeError(f"the run in {self.folder} has not finished an epoch: there is nothing to write yet")
+        self._draw(trainer)
         card = Card(
             name=self.recipe.name,
             version=self.version,

@@ -256,6 +256,7 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
             "seed": self.recipe.training.seed,
             "epochs": self.epoch,
+            "finished": self.finished,
             "best_epoch": self.best_epoch,
             "best_valid_elbo": self.best_elbo,
             "wall_clock_seconds": round(self.seconds, 1),

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -111,7 +109,7 @@ class Card:
             raise CardError(f"schema_version is {values.get('schema_version')!r}, this program reads {SCHEMA_VERSION}")
         known = {item.name for item in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise CardError(f"unknown key {unknown[0]}")
+            raise CardError(f"unknown key {unknown[0]!r}")
         if missing := sorted({"name", "version", "model", "weights_sha256"} - set(values)):
             raise CardError(f"{missing[0]} is missing")
         if not isinstance(values["model"], dict):
@@ -132,10 +130,11 @@ class Card:
 def save_checkpoint(folder: Path, model: LatentModel, card: Card) -> Card:
     """Write the model's weights as float32 and the card beside them; returns the card with the weights' sha256.
 
-    Each file appears whole or not at all, the card last.
+    Each file appears whole or not at all, the card last. Raises `WeightsError` if a weight is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
+    _check_tensors(folder / WEIGHTS_FILE, tensors, tensors)
     payload = save(tensors)
     _write(folder / WEIGHTS_FILE, payload)
     card = Card(**{**_shallow(card), "weights_sha256": hashlib.sha256(payload).hexdigest()})
@@ -159,10 +158,11 @@ def read_card(folder: Path) -> Card:
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise CardError(f"{path} is larger than {MAX_CARD_BYTES} bytes")
-        return Card.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        return Card.from_dict(json.loads(text, parse_float=_finite, parse_constant=_finite))
     except OSError as error:
         raise CardError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # what decoding the text and parsing it may raise
         raise CardError(f"{path} is not JSON: {error}") from error
     except CardError as error:
         raise CardError(f"{path}: {error}") from error
@@ -186,13 +186,13 @@ def load_checkpoint(folder: Path) -> tuple[LatentModel, Card]:
         )
     try:
         tensors = load(payload)
-    except SafetensorError as error:
+    except Exception as error:  # a forged header makes it raise almost anything
         raise WeightsError(f"{path} is not a safetensors file: {error}") from error
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # which has shapes and takes no memory
             expected = build_model(card.model).state_dict()
-    except ValueError as error:
-        raise CardError(f"{folder / CARD_FILE}: {error}") from error
+    except Exception as error:  # sizes beyond all bounds make torch raise almost anything
+        raise CardError(f"{folder / CARD_FILE}: the model cannot be built: {error}") from error
     _check_tensors(path, tensors, expected)
     model = build_model(card.model)
     model.load_state_dict(tensors)
@@ -217,13 +217,22 @@ def _check_quantiles(quantiles: Mapping[str, Any]) -> None:
     lengths = set()
     for name in ("probabilities", "values"):
         column = quantiles.get(name)
-        if not isinstance(column, list) or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in column):
+        if not isinstance(column, list) or not all(isinstance(v, (int, float)) and abs(v) < 1e300 for v in column):
             raise CardError(f"log_likelihood_quantiles must hold a list of finite numbers named {name}")
         if sorted(column) != column:
             raise CardError(f"the {name} of log_likelihood_quantiles must be ascending")
         lengths.add(len(column))
+    if not all(0 <= probability <= 1 for probability in quantiles["probabilities"]):
+        raise CardError("the probabilities of log_likelihood_quantiles must lie between 0 and 1")
     if len(lengths) != 1 or min(lengths) < 2:
         raise CardError("log_likelihood_quantiles must hold as many probabilities as values, two at least")
+
+
+def _finite(number: str) -> float:
+    """For JSON's reader, which takes `NaN`, `Infinity` and 1e999 for numbers."""
+    if abs(value := float(number)) < float("inf"):
+        return value
+    raise ValueError(f"{number} is not a finite number")
 
 
 def _interpolate(at: float, xs: Tensor, ys: Tensor) -> float:

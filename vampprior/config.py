@@ -39,7 +39,7 @@ class ModelConfig:
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a name, not {getattr(self, name)!r}")
         shape = self.image_shape
-        if len(shape) != 3 or not all(_is_size(side) for side in shape):
+        if not isinstance(shape, tuple) or len(shape) != 3 or not all(_is_size(side) for side in shape):
             raise ValueError(f"image_shape must be three positive whole numbers (C, H, W), not {shape!r}")
         for name in ("z1_dim", "z2_dim", "hidden_dim", "num_components"):
             if not _is_size(getattr(self, name)):
@@ -56,12 +56,11 @@ class ModelConfig:
         """Build a config from plain values, as read from JSON or TOML; an unknown key raises `ValueError`."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown model setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            names = ", ".join(map(repr, unknown))
+            raise ValueError(f"unknown model setting {names}; known are {', '.join(sorted(known))}")
         values = dict(values)
         if isinstance(values.get("image_shape"), list):
             values["image_shape"] = tuple(values["image_shape"])
-        if not isinstance(values.get("image_shape", ()), tuple):
-            raise ValueError(f"image_shape must be a list [C, H, W], not {values['image_shape']!r}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

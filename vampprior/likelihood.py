@@ -60,8 +60,9 @@ class RunningLogMeanExp:
         log_weights = log_weights.to("cpu", torch.float64)
         old_max, first, second, total = self.state
         new_max = torch.maximum(old_max, log_weights.amax(dim=1))
-        weights = torch.exp(log_weights - new_max.unsqueeze(1))
-        shrink = torch.exp(old_max - new_max)
+        shift = new_max.clamp(min=torch.finfo(torch.float64).min)  # -inf - -inf is no number
+        weights = torch.exp(log_weights - shift.unsqueeze(1))
+        shrink = torch.exp(old_max - shift)
         self.state = torch.stack(
             [
                 new_max,
@@ -133,10 +134,15 @@ def log_likelihood(
         raise ValueError(f"num_samples and chunk_rows must be positive, not {num_samples} and {chunk_rows}")
     mixture = model.prior_mixture() if mixture is None else mixture
     noise = torch_noise(model, x) if noise is None else noise
-    context = model.condition(x)
+    groups = [(part, model.condition(part)) for part in torch.split(x, chunk_rows)]
     running = RunningLogMeanExp(len(x))
     per_chunk = max(1, chunk_rows // max(1, len(x)))
     while running.num_samples < num_samples:
         count = min(per_chunk, num_samples - running.num_samples)
-        running.update(log_importance_weights(model, x, context, noise(count), mixture))
+        noises = torch.split(noise(count), chunk_rows)
+        log_weights = [
+            log_importance_weights(model, part, context, part_noise, mixture)
+            for (part, context), part_noise in zip(groups, noises, strict=True)
+        ]
+        running.update(torch.cat(log_weights))
     return running.result()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 
 from service.errors import PROBLEM_RESPONSES
 from service.routes.parameters import ServiceParameter
@@ -14,6 +14,14 @@ from service.store import LoadedModel, ModelStore, Refusal
 __all__ = ["router"]
 
 router = APIRouter(tags=["models"], responses=PROBLEM_RESPONSES)
+
+Name = Annotated[
+    str,
+    Path(
+        description="`name`, for its newest version, or `name@version`.",
+        openapi_examples={"default": {"value": "static_mnist-hvae-vampprior"}},
+    ),
+]
 
 
 @router.get("/models")
@@ -28,7 +36,7 @@ async def models(service: ServiceParameter) -> ModelList:
 
 
 @router.get("/models/{name}")
-async def model(service: ServiceParameter, name: str) -> dict[str, Any]:
+async def model(service: ServiceParameter, name: Name) -> dict[str, Any]:
     """The card of a model, `name` or `name@version`: network, data, training, test metrics."""
     return service.store.resolve(name).card.to_dict()
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Response
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
-from service.answers import IMAGE_RESPONSE, Layout, answer, model_json, rounded
+from service.answers import Layout, answer, image_response, model_json, rounded
 from service.cache import cache_key
 from service.errors import PROBLEM_RESPONSES, PseudoInputNotFound
 from service.jobs import DecodeJob
@@ -22,15 +22,12 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["pseudo-inputs"], responses=PROBLEM_RESPONSES)
 
-GALLERY_RESPONSE: dict[int | str, dict[str, Any]] = {
-    200: {
-        **IMAGE_RESPONSE[200],
-        "content": {
-            **IMAGE_RESPONSE[200]["content"],
-            "application/json": {"schema": PseudoInputList.model_json_schema()},
-        },
-    }
-}
+GALLERY_RESPONSE = image_response(PseudoInputList)
+
+Stretch = Annotated[
+    bool,
+    Query(description="Brighten each image of a PNG until its brightest pixel is white; JSON and NPY give the values."),
+]
 
 
 @router.get("/pseudo-inputs", responses=GALLERY_RESPONSE, response_class=Response)
@@ -43,13 +40,14 @@ async def gallery(
     sort: Annotated[
         Literal["index", "weight"], Query(description="By number, or the greatest weight in the prior first.")
     ] = "index",
+    stretch: Stretch = True,
 ) -> Response:
     """The gallery: the learned pseudo-inputs, or for a prior that has none its components decoded at their means."""
     order = np.argsort(-loaded.weights, kind="stable") if sort == "weight" else np.arange(loaded.num_components)
     chosen = [int(index) for index in order[offset : offset + limit]]
     if not chosen and layout.format == "png":
         raise PseudoInputNotFound(f"the gallery of {loaded.reference} ends before offset {offset}")
-    return await _show(service, loaded, layout, chosen, offset)
+    return await _show(service, loaded, layout, chosen, offset, stretch=stretch)
 
 
 @router.get("/pseudo-inputs/{k}", responses=GALLERY_RESPONSE, response_class=Response)
@@ -57,20 +55,23 @@ async def one(
     service: ServiceParameter,
     loaded: Model,
     layout: LayoutParameter,
-    k: Annotated[int, Path(ge=0, description="Number of the pseudo-input.", examples=[42])],
+    k: Annotated[int, Path(ge=0, description="Number of the pseudo-input.", openapi_examples={"one": {"value": 42}})],
+    stretch: Stretch = True,
 ) -> Response:
     """One pseudo-input."""
-    return await _show(service, loaded, layout, [loaded.component(k)], offset=k)
+    return await _show(service, loaded, layout, [loaded.component(k)], offset=k, stretch=stretch)
 
 
 async def _show(
-    service: ServiceParameter, loaded: LoadedModel, layout: Layout, chosen: Sequence[int], offset: int
+    service: ServiceParameter, loaded: LoadedModel, layout: Layout, chosen: Sequence[int], offset: int, *, stretch: bool
 ) -> Response:
     async def compute() -> bytes:
         images = await _images(loaded, chosen)
+        if stretch and layout.format == "png":
+            images = images / np.maximum(images.max(axis=(1, 2, 3), keepdims=True), 1e-6)
         return await run_in_threadpool(_render, loaded, layout, chosen, offset, images)
 
-    key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout)))
+    key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout, stretch)))
     body, hit = await service.cache.get_or_compute(key, compute)
     return answer(body, layout.media_type, loaded, hit=hit)
 

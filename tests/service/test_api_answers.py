@@ -104,7 +104,9 @@ def test_a_contact_sheet_lays_images_out_in_rows(
     assert len(np.unique(sheet[background])) == 1
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/sample?seed=1&mode=draw"), ("GET", "/pseudo-inputs/3")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/sample?seed=1&mode=draw"), ("GET", "/pseudo-inputs/3?stretch=false")]
+)
 @pytest.mark.parametrize("scale", [1, 4])
 def test_one_image_has_no_margin(call: Any, read_png: Any, read_npy: Any, method: str, path: str, scale: int) -> None:
     one = read_png(call(method, path, params={"scale": scale, "format": "png"}).content)

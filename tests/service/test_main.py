@@ -60,7 +60,8 @@ class Process:
     def ready(self) -> str:
         """Where it listens, once it is ready."""
         url = self.url()
-        self.until(lambda: httpx.get(f"{url}/health/ready").status_code == 200)
+        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+            self.until(lambda: client.get("/health/ready").status_code == 200)
         return url
 
     def wait(self) -> int:
@@ -87,10 +88,11 @@ def score(url: str, png: bytes, num_samples: int) -> Iterator[socket.socket]:
     """A request that is under way, and whose answer nobody has read yet."""
     lines = [f"POST /loglik?num_samples={num_samples} HTTP/1.1", "Host: test", "Content-Type: image/png"]
     head = "\r\n".join([*lines, f"Content-Length: {len(png)}", "", ""])
-    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=PATIENCE) as connection:
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=PATIENCE) as connection, httpx.Client(base_url=url) as client:
         connection.sendall(head.encode() + png)
         give_up = time.monotonic() + PATIENCE
-        while 'vampprior_queue_jobs{model="tiny-vamp@10"}' not in httpx.get(f"{url}/metrics").text:
+        while 'vampprior_queue_jobs{model="tiny-vamp@10"}' not in client.get("/metrics").text:
             assert time.monotonic() < give_up
         yield connection
 
@@ -112,9 +114,12 @@ def test_sigterm_lets_requests_finish_and_exits_with_0(start: Any, pngs: list[by
 def test_sigterm_does_not_wait_for_a_request_without_an_end(start: Any, pngs: list[bytes]) -> None:
     endless = 10**9
     service = start(shutdown_seconds=0, max_num_samples=endless, queued_rows=endless, deadline_seconds=10**6)
-    with score(service.ready(), pngs[0], endless):
+    with score(service.ready(), pngs[0], endless) as connection, connection.makefile("rb") as file:
         service.process.send_signal(signal.SIGTERM)
+        answer = file.read()
         assert service.wait() == 0
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"application/problem+json" in answer
     assert "Traceback" not in service.printed()
 
 

@@ -44,7 +44,7 @@ def test_a_whole_number_is_taken_for_a_fraction() -> None:
         ({"batchsize": 100}, "unknown key batchsize"),
         ({"training": {"batchsize": 100}}, "unknown key training.batchsize"),
         ({"pseudo_inputs": {"sigma": 1.0}}, "unknown key pseudo_inputs.sigma"),
-        ({"model": {"hidden": 300}}, "unknown model setting hidden"),
+        ({"model": {"hidden": 300}}, "unknown model setting 'hidden'"),
         ({"model": {"image_shape": [1, 8, 8]}}, "image_shape comes from the data set"),
         ({"model": {"prior": "flow"}}, "unknown prior 'flow'"),
         ({"model": {"z1_dim": "40"}}, "z1_dim must be a positive whole number"),

@@ -185,7 +185,6 @@ def test_quantiles_that_define_no_percentile_are_refused(quantiles: dict[str, li
         replace(CARD, log_likelihood_quantiles=quantiles)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: probabilities are not checked, percentile() answers -50 and 200")
 @pytest.mark.parametrize("probabilities", [[-0.5, 1.0], [0.0, 2.0]])
 def test_probabilities_beyond_zero_and_one_are_refused(probabilities: list[float]) -> None:
     with pytest.raises(CardError, match="probabilities"):

@@ -169,12 +169,12 @@ def test_a_file_that_is_no_card_is_refused(checkpoint: Checkpoint, payload: byte
         ({"schema_version": 2}, "schema_version is 2, this program reads 1"),
         ({"schema_version": "1"}, "schema_version is '1', this program reads 1"),
         ({"schema_version": None}, "schema_version is None"),
-        ({"acuracy": 1}, "unknown key acuracy"),
+        ({"acuracy": 1}, "unknown key 'acuracy'"),
         ({"name": "../../etc"}, r"name '\.\./\.\./etc' must be"),
         ({"version": "1/.."}, r"version '1/\.\.' must be"),
         ({"version": 1}, "version 1 must be"),
         ({"model": None}, "model must be an object"),
-        ({"model": {"hidden": 3}}, "model: unknown model setting hidden"),
+        ({"model": {"hidden": 3}}, "model: unknown model setting 'hidden'"),
         ({"model": {"hidden_dim": 3.0}}, r"model: hidden_dim must be a positive whole number, not 3\.0"),
         ({"model": {"model": "gan"}}, "unknown model 'gan'"),
         ({"model": {"prior": "flow"}}, "unknown prior 'flow'"),
@@ -217,7 +217,6 @@ def test_an_absurd_size_is_refused_without_the_memory(checkpoint: Checkpoint, na
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: RuntimeError or TypeError from torch, whose 64-bit sizes overflow")
 @pytest.mark.parametrize(
     "sizes",
     [{"hidden_dim": 10**12}, {"z2_dim": 10**18}, {"num_components": 10**30}, {"image_shape": [10**9] * 3}],
@@ -229,28 +228,24 @@ def test_a_size_beyond_64_bits_is_refused(checkpoint: Checkpoint, sizes: dict[st
         checkpoint.load()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: json.loads raises a plain ValueError past 4,300 digits")
 def test_a_number_of_five_thousand_digits_is_refused(checkpoint: Checkpoint) -> None:
     checkpoint.card_path.write_text('{"schema_version": ' + "1" * 5000 + "}")
     with pytest.raises(CardError, match="not JSON"):
         checkpoint.load()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: math.isfinite raises OverflowError for an int beyond float")
 def test_a_quantile_beyond_float_is_refused(checkpoint: Checkpoint) -> None:
     checkpoint.set_card(log_likelihood_quantiles={"probabilities": [0, 1], "values": [0, 10**400]})
     with pytest.raises(CardError, match="log_likelihood_quantiles"):
         checkpoint.load()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: NaN is not JSON, is read all the same, and cannot be written or served")
 def test_a_metric_that_is_not_a_number_is_refused(checkpoint: Checkpoint) -> None:
     checkpoint.set_card(metrics={"elbo": math.nan})
     with pytest.raises(CardError, match="NaN"):
         read_card(checkpoint.folder)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a lone surrogate in a key goes into the message, which cannot be printed")
 def test_a_message_can_be_printed(checkpoint: Checkpoint) -> None:
     checkpoint.set_card(**{"\ud800": 1})
     with pytest.raises(CardError) as refusal:
@@ -263,7 +258,6 @@ def tensor_file(dtype: str, shape: list[int], data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: safetensors raises KeyError or TypeError for what torch has not")
 @pytest.mark.parametrize(
     "payload",
     [tensor_file("F8_E8M0", [8], bytes(8)), tensor_file("F4", [8], bytes(4)), tensor_file("F32", [0, 2**63], b"")],

@@ -17,7 +17,7 @@ from vampprior.checkpoint import Card, CheckpointError, load_checkpoint, save_ch
 CONFIG = ModelConfig(image_shape=(1, 4, 4), z1_dim=3, z2_dim=2, hidden_dim=7, num_components=5)
 
 fuzz = settings(max_examples=120, deadline=None, derandomize=True, database=None)
-leaves = st.none() | st.booleans() | st.integers(-2, 10**4) | st.floats() | st.text("az/.\x00\u00e9", max_size=4)
+leaves = st.none() | st.booleans() | st.integers(-2, 10**30) | st.floats() | st.text("az/.\x00\u00e9", max_size=4)
 json_values = st.recursive(
     leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
 )

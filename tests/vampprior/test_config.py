@@ -62,7 +62,7 @@ def test_a_config_cannot_be_changed() -> None:
 
 
 def test_unknown_settings_are_named() -> None:
-    with pytest.raises(ValueError, match=r"hidden_dims, zeta_dim; known are .*hidden_dim"):
+    with pytest.raises(ValueError, match=r"'hidden_dims', 'zeta_dim'; known are .*hidden_dim"):
         ModelConfig.from_dict({"zeta_dim": 3, "hidden_dims": 300})
 
 
@@ -87,7 +87,6 @@ def test_an_image_shape_is_three_positive_whole_numbers(value: Any) -> None:
         ModelConfig.from_dict({"image_shape": value})
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the constructor raises TypeError, or keeps a list that cannot be hashed")
 @pytest.mark.parametrize("value", [None, 28, [1, 28, 28]])
 def test_the_constructor_refuses_an_image_shape_of_the_wrong_type(value: Any) -> None:
     with pytest.raises(ValueError, match="image_shape"):

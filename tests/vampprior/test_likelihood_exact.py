@@ -24,6 +24,7 @@ from vampprior import (
     build_model,
     log_likelihood,
 )
+from vampprior.layers import NormalHead
 
 Build = Callable[..., LatentModel]
 SMALL = {"image_shape": (1, 2, 2), "z1_dim": 1, "z2_dim": 1, "num_components": 3}
@@ -62,10 +63,32 @@ KINDS = [
 ]
 
 
+@pytest.fixture
+def small(tiny_model: Build) -> Build:
+    """Builds models whose posteriors overlap their priors and are the wider ones, and whose pixels are undecided.
+
+    Then importance weights have all their moments, and standard errors can be believed. Of an untrained posterior they
+    may have no variance. Log-variances vary about 1.5 under q and about 0 under p.
+    """
+
+    def make(**names: str) -> LatentModel:
+        model = tiny_model(**names, **SMALL)
+        with torch.no_grad():
+            for name, module in model.named_modules():
+                if isinstance(module, NormalHead):
+                    module.linear.weight.mul_(0.1)
+                    module.linear.bias[1:].fill_(1.5 if name.startswith("q_") else 0.0)
+                elif name == "p_x.pixels":
+                    module.weight.mul_(0.3)
+        return model
+
+    return make
+
+
 @pytest.fixture(params=KINDS, ids="-".join)
-def small_model(request: pytest.FixtureRequest, tiny_model: Build) -> LatentModel:
+def small_model(request: pytest.FixtureRequest, small: Build) -> LatentModel:
     model, prior, likelihood = request.param
-    return tiny_model(model=model, prior=prior, likelihood=likelihood, **SMALL)
+    return small(model=model, prior=prior, likelihood=likelihood)
 
 
 @pytest.fixture
@@ -82,6 +105,8 @@ def test_quadrature_has_converged(small_model: LatentModel, every_image: Tensor)
 def test_the_estimate_agrees_with_quadrature_within_its_error(small_model: LatentModel, every_image: Tensor) -> None:
     """Within four of its standard errors, and those are small enough to see a twentieth of p(x)."""
     images = every_image[[0, 5, 6, 15]]
+    if not small_model.likelihood.binary:
+        images = 0.3 + 0.4 * images  # gray: black and white lie in tails that few samples reach
     estimate = log_likelihood(small_model, images, num_samples=20_000, chunk_rows=5000)
     exact = exact_log_likelihood(small_model, images)
     assert estimate.standard_error.max() < 0.05
@@ -93,11 +118,11 @@ def test_the_estimate_agrees_with_quadrature_within_its_error(small_model: Laten
 @pytest.mark.parametrize("likelihood", BINARY)
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_the_probabilities_of_all_images_sum_to_one(
-    name: str, likelihood: str, tiny_model: Build, every_image: Tensor
+    name: str, likelihood: str, small: Build, every_image: Tensor
 ) -> None:
     """Exactly by quadrature; by importance sampling within four standard errors of the sum."""
-    model = tiny_model(model=name, likelihood=likelihood, **SMALL)
-    assert float(exact_log_likelihood(model, every_image).exp().sum()) == pytest.approx(1.0, abs=1e-12)
+    model = small(model=name, likelihood=likelihood)
+    assert float(exact_log_likelihood(model, every_image).exp().sum()) == pytest.approx(1.0, abs=1e-10)
     estimate = log_likelihood(model, every_image, num_samples=4000, chunk_rows=4000)
     probabilities = estimate.value.exp()
     error = float((probabilities * estimate.standard_error).square().sum().sqrt())
@@ -110,22 +135,22 @@ def repeat(model: LatentModel, image: Tensor, repeats: int, num_samples: int) ->
     return log_likelihood(model, image.expand(repeats, *image.shape), num_samples=num_samples, chunk_rows=5000)
 
 
-def test_the_standard_error_is_calibrated(tiny_model: Build, every_image: Tensor) -> None:
+def test_the_standard_error_is_calibrated(small: Build, every_image: Tensor) -> None:
     """The spread of n independent estimates is the standard error that they state.
 
     A standard deviation from n normal numbers has the relative error 1 / sqrt(2 n); five of those are allowed, and the
     delta method's own error, which is of the order of 1 / effective sample size, twice.
     """
     repeats = 1000
-    estimates = repeat(tiny_model(**SMALL), every_image[5], repeats, num_samples=200)
+    estimates = repeat(small(), every_image[5], repeats, num_samples=200)
     stated = float(estimates.standard_error.square().mean().sqrt())
     allowed = 5.0 / math.sqrt(2 * repeats) + 2.0 / float(estimates.effective_sample_size.mean())
     assert float(estimates.value.std()) == pytest.approx(stated, rel=allowed)
 
 
-def test_more_samples_tighten_the_bound(tiny_model: Build, every_image: Tensor) -> None:
+def test_more_samples_tighten_the_bound(small: Build, every_image: Tensor) -> None:
     """Burda et al. (2015), Theorem 1: L_1 <= L_5 <= L_50 <= log p(x) in expectation."""
-    model, image, repeats = tiny_model(**SMALL), every_image[5], 3000
+    model, image, repeats = small(), every_image[5], 3000
     means, errors = [], []
     for num_samples in (1, 5, 50):
         values = repeat(model, image, repeats, num_samples).value

@@ -1,0 +1,85 @@
+"""A service on this machine, and a browser that can reach no other."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+import uvicorn
+
+from service.app import create_app
+from service.settings import Settings
+from vampprior import ModelConfig, build_model
+from vampprior.checkpoint import Card, save_checkpoint
+
+CHROMIUM = "/usr/bin/chromium"
+HOST = "service.test"  # not localhost, for which pages may make exceptions
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    f"--host-resolver-rules=MAP {HOST} 127.0.0.1, MAP * ~NOTFOUND",
+]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service whose model takes the images that the documentation fills in."""
+    store, name = tmp_path_factory.mktemp("model_store"), "static_mnist-hvae-vampprior"
+    config = ModelConfig(hidden_dim=16, z1_dim=4, z2_dim=3, num_components=50)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_checkpoint(store / name / "1", build_model(config), Card(name, "1", config))
+    app = create_app(Settings(model_store=store, threads=1, deadline_seconds=600))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            give_up = time.monotonic() + 60
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                while client.get("/health/ready").status_code != 200:
+                    assert time.monotonic() < give_up, "the service did not start within a minute"
+                    time.sleep(0.02)
+            yield f"http://{HOST}:{port}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"there is no {CHROMIUM}; on Debian: apt-get install chromium")
+    profile = tmp_path_factory.mktemp("profile")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, args=ARGUMENTS, headless=True, viewport={"width": 1300, "height": 1000}
+        )
+        browser.set_default_timeout(60_000)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A tab of the browser's; `page.trouble` lists what its pages complained about."""
+    page = browser.new_page()
+    page.trouble = []
+    page.on("pageerror", lambda error: page.trouble.append(str(error)))
+    page.on("console", lambda message: page.trouble.append(message.text) if message.type == "error" else None)
+    yield page
+    page.close()

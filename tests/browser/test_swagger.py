@@ -1,0 +1,114 @@
+"""Swagger UI as somebody meets it who opens the service in a browser and clicks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from service.images import encode_png
+
+CALLS = [
+    "POST /sample",
+    "POST /reconstruct",
+    "POST /loglik",
+    "POST /encode",
+    "GET /pseudo-inputs",
+    "GET /pseudo-inputs/{k}",
+    "GET /models",
+    "GET /models/{name}",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /metrics",
+]
+
+
+class Call:
+    """One call of the page, unfolded."""
+
+    def __init__(self, page: Any, name: str) -> None:
+        method, path = name.split()
+        exactly = page.locator(f'.opblock-summary-path[data-path="{path}"]')
+        self.block = page.locator(f".opblock-{method.lower()}").filter(has=exactly)
+        self.block.locator(".opblock-summary").click()
+        self.block.locator(".execute").wait_for()
+
+    def execute(self) -> str:
+        """Press the button; the status of the answer."""
+        self.block.locator(".execute").click()
+        status: str = self.block.locator(".live-responses-table .response-col_status").last.inner_text()
+        return status.split()[0]
+
+    def text(self) -> str:
+        """The body of the answer."""
+        body: str = self.block.locator(".live-responses-table .response-col_description pre").first.inner_text()
+        return body
+
+    def image_size(self) -> list[int]:
+        """Width and height of the image that was answered, once it shows."""
+        image = self.block.locator(".live-responses-table img")
+        image.wait_for()
+        size: list[int] = image.evaluate(
+            "image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
+        )
+        return size
+
+
+@pytest.fixture
+def docs(page: Any, url: str) -> Any:
+    page.goto(url)  # leads to /docs
+    page.locator(".opblock").first.wait_for()
+    return page
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_documentation_asks_no_other_host(page: Any, url: str, path: str) -> None:
+    addresses = []
+    page.on("request", lambda request: addresses.append(request.url))
+    page.goto(url + path, wait_until="networkidle")
+    page.locator(".opblock").first.wait_for()
+    asked = {urlsplit(address).netloc for address in addresses if address.startswith("http")}
+    assert asked == {urlsplit(url).netloc}
+    assert page.trouble == []
+
+
+def test_all_calls_are_listed(docs: Any) -> None:
+    calls = docs.locator(".opblock-summary-control").all()
+    listed = [call.locator(part).first for call in calls for part in (".opblock-summary-method", "[data-path]")]
+    methods, paths = listed[::2], listed[1::2]
+    pairs = zip(methods, paths, strict=True)
+    assert [f"{method.inner_text()} {path.get_attribute('data-path')}" for method, path in pairs] == CALLS
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_can_be_tried_as_it_stands(docs: Any, name: str) -> None:
+    assert Call(docs, name).execute() == "200"
+    assert docs.trouble == []
+
+
+@pytest.mark.parametrize("name", ["POST /sample", "POST /reconstruct"])
+def test_an_image_is_shown(docs: Any, name: str) -> None:
+    call = Call(docs, name)
+    call.execute()
+    assert call.image_size() == [28, 28]
+
+
+def test_a_score_is_shown(docs: Any) -> None:
+    call = Call(docs, "POST /loglik")
+    call.execute()
+    (result,) = json.loads(call.text())["results"]
+    assert result["log_likelihood"] < 0
+
+
+def test_a_file_can_be_chosen(docs: Any, tmp_path: Path) -> None:
+    digit = tmp_path / "digit.png"
+    digit.write_bytes(encode_png(np.zeros((1, 28, 28), np.float32)))
+    call = Call(docs, "POST /encode")
+    call.block.locator(".opblock-section-request-body .content-type").select_option("multipart/form-data")
+    call.block.locator("input[type=file]").set_input_files(digit)
+    assert call.execute() == "200"
+    assert json.loads(call.text())["results"][0]["file"] == "digit.png"
