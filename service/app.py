@@ -13,9 +13,9 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from service.cache import create_cache
-from service.errors import install_error_handlers
 from service.metrics import Metrics
 from service.middleware import install_middleware
+from service.problems import install_error_handlers
 from service.routes import encode, health, loglik, models, pseudo_inputs, reconstruct, sample
 from service.routes.parameters import Service
 from service.settings import Settings

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457), on every path and with the request id.
+"""The errors that a client may see; `service.problems` answers with them.
 
 Problem
  +- BadRequest              400  the request cannot be read
@@ -21,22 +21,10 @@ Problem
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Iterable, Mapping, Sequence
-from http import HTTPStatus
-from typing import Any, ClassVar
-from urllib.parse import quote
-
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import Scope
+from collections.abc import Mapping
+from typing import ClassVar
 
 __all__ = [
-    "PROBLEM_RESPONSES",
     "BadImage",
     "BadParameter",
     "BadRequest",
@@ -48,22 +36,13 @@ __all__ = [
     "NotReady",
     "Overloaded",
     "Problem",
-    "ProblemDetail",
     "PseudoInputNotFound",
     "RateLimited",
     "TooLarge",
     "Unauthorized",
     "UnsupportedMediaType",
     "WrongSize",
-    "install_error_handlers",
-    "internal_error",
-    "problem_response",
 ]
-
-PROBLEM_JSON = "application/problem+json"
-CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody receives it
-
-logger = logging.getLogger(__name__)
 
 
 class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
@@ -193,157 +172,3 @@ class DeadlineExceeded(Problem):
     """Waiting plus computing took too long."""
 
     status, slug, title = 504, "deadline-exceeded", "Deadline exceeded"
-
-
-class ParameterError(BaseModel):
-    """What is wrong with one parameter."""
-
-    parameter: str = Field(description="Name of the parameter.", examples=["n"])
-    location: str = Field(description="`query`, `path`, `header`, `cookie` or `body`.", examples=["query"])
-    detail: str = Field(description="What is wrong with it.")
-
-
-class ProblemDetail(BaseModel):
-    """An error, by RFC 9457."""
-
-    type: str = Field(description="Stable name of the kind of problem.", examples=["/problems/bad-parameter"])
-    title: str = Field(description="The kind of problem in words.", examples=["Bad parameter"])
-    status: int = Field(description="The HTTP status.", examples=[422])
-    detail: str = Field(description="What is wrong with this request and what to do about it.")
-    instance: str | None = Field(None, description="Path of the request.", examples=["/sample"])
-    request_id: str | None = Field(None, description="The id that the logs know this request by.")
-    errors: list[ParameterError] | None = Field(None, description="One entry for each bad parameter.")
-
-
-def problem_response(scope: Scope, problem: Problem, errors: Sequence[ParameterError] | None = None) -> Response:
-    """The answer to a request that met this problem."""
-    return _response(scope, problem.type, problem.title, problem.status, problem.detail, problem.headers, errors)
-
-
-def internal_error(scope: Scope, error: Exception) -> Response:
-    """The answer to an unexpected exception: the log gets all of it, the client nothing but the request id."""
-    logger.error("unexpected %s", type(error).__name__, exc_info=error)
-    detail = "The service failed to answer. The request id finds the cause in its log."
-    return problem_response(scope, Internal(detail))
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every error of every path of `app` with a problem, and say so in its OpenAPI document."""
-
-    async def on_problem(request: Request, error: Problem) -> Response:
-        return problem_response(request.scope, error)
-
-    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
-        errors = [_parameter_error(item["loc"], item["msg"]) for item in error.errors()]
-        detail = " ".join(
-            f"{item.location.capitalize()} parameter `{item.parameter}`: {item.detail}." for item in errors
-        )
-        return problem_response(request.scope, BadParameter(detail), errors)
-
-    async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        return _http_exception_response(request.scope, error)
-
-    async def on_disconnect(_: Request, __: ClientDisconnect) -> Response:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    async def on_exception(request: Request, error: Exception) -> Response:
-        return internal_error(request.scope, error)
-
-    app.exception_handler(Problem)(on_problem)
-    app.exception_handler(RequestValidationError)(on_validation_error)
-    app.exception_handler(HTTPException)(on_http_exception)
-    app.exception_handler(ClientDisconnect)(on_disconnect)
-    app.exception_handler(Exception)(on_exception)
-    _document_problems(app)
-
-
-def _response(
-    scope: Scope,
-    type_: str,
-    title: str,
-    status: int,
-    detail: str,
-    headers: Mapping[str, str] | None,
-    errors: Sequence[ParameterError] | None = None,
-) -> Response:
-    content = ProblemDetail(
-        type=type_,
-        title=title,
-        status=status,
-        detail=detail,
-        instance=quote(scope.get("path", "/"), errors="replace"),
-        request_id=scope.get("state", {}).get("request_id"),
-        errors=list(errors) if errors else None,
-    )
-    # ASCII, so that no stray surrogate of a hostile request can fail to encode
-    body = json.dumps(content.model_dump(exclude_none=True)).encode("ascii")
-    return Response(body, status, dict(headers or {}), PROBLEM_JSON)
-
-
-def _http_exception_response(scope: Scope, error: HTTPException) -> Response:
-    """Starlette's and FastAPI's own errors; the headers stay, among them `Allow` of a 405."""
-    if error.status_code == 404:
-        detail = "Nothing is at this path; /docs lists what is."
-        problem: Problem = NotFound(detail, headers=error.headers)
-    elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "other methods")
-        problem = MethodNotAllowed(f"{scope['method']} is not allowed here; use {allowed}.", headers=error.headers)
-    elif error.status_code == 400:
-        problem = BadRequest(str(error.detail), headers=error.headers)
-    elif error.status_code < 400:
-        return Response(status_code=error.status_code, headers=dict(error.headers or {}))
-    else:
-        title = HTTPStatus(error.status_code).phrase
-        return _response(scope, "about:blank", title, error.status_code, str(error.detail), error.headers)
-    return problem_response(scope, problem)
-
-
-def _parameter_error(location: Sequence[str | int], message: str) -> ParameterError:
-    """`("query", "n")` and a message of pydantic's, as a client reads it."""
-    place, *path = [str(part) for part in location] or ["body"]
-    return ParameterError(
-        parameter=".".join(path) or place, location=place, detail=message.removeprefix("Value error, ").rstrip(".")
-    )
-
-
-def _document_problems(app: FastAPI) -> None:
-    """Put the schemas that `PROBLEM_RESPONSES` points to into the OpenAPI document."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schema = ProblemDetail.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(schema.pop("$defs"))
-        schemas["ProblemDetail"] = schema
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _tree(root: type[Problem]) -> Iterable[type[Problem]]:
-    for problem in root.__subclasses__():
-        yield problem
-        yield from _tree(problem)
-
-
-def _problem_responses() -> dict[int | str, dict[str, Any]]:
-    """Every status of the tree but 405, as FastAPI's `responses=` takes it."""
-    responses: dict[int | str, dict[str, Any]] = {}
-    for problem in sorted(_tree(Problem), key=lambda problem: problem.status):
-        if problem is MethodNotAllowed:
-            continue
-        response = responses.setdefault(
-            problem.status,
-            {
-                "description": "",
-                "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemDetail"}}},
-            },
-        )
-        response["description"] += ("; " if response["description"] else "") + problem.title
-        if problem.default_headers:
-            response["headers"] = {name: {"schema": {"type": "string"}} for name in problem.default_headers}
-    return responses
-
-
-PROBLEM_RESPONSES = _problem_responses()

@@ -6,7 +6,8 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import DeadlineExceeded, NotReady, problem_response
+from service.errors import DeadlineExceeded, NotReady
+from service.problems import problem_response
 
 __all__ = ["RequestLifetime"]
 

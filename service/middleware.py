@@ -20,18 +20,11 @@ from limits.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import (
-    CLIENT_CLOSED_REQUEST,
-    Problem,
-    RateLimited,
-    TooLarge,
-    Unauthorized,
-    internal_error,
-    problem_response,
-)
+from service.errors import Problem, RateLimited, TooLarge, Unauthorized
 from service.lifetime import RequestLifetime
 from service.logs import configure_logging, request_id
 from service.metrics import Metrics
+from service.problems import CLIENT_CLOSED_REQUEST, internal_error, problem_response
 from service.settings import Settings
 
 __all__ = ["AccessControl", "BodyLimit", "RequestContext", "configure_logging", "install_middleware", "request_id"]

@@ -10,8 +10,8 @@ from starlette.concurrency import run_in_threadpool
 
 from service.answers import ANSWER_HEADERS, answer, model_json, rounded
 from service.cache import cache_key
-from service.errors import PROBLEM_RESPONSES
 from service.jobs import EncodeJob, Encoding
+from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import Images, Model, ServiceParameter
 from service.schemas import EncodeAnswer
 from service.uploads import UPLOAD_BODY

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from service.errors import PROBLEM_RESPONSES, NotReady
+from service.errors import NotReady
+from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import ServiceParameter
 from service.schemas import Health
 

@@ -11,8 +11,9 @@ from fastapi import APIRouter, Query, Response
 
 from service.answers import ANSWER_HEADERS, answer, model_json
 from service.cache import cache_key
-from service.errors import PROBLEM_RESPONSES, BadParameter, TooLarge
+from service.errors import BadParameter, TooLarge
 from service.jobs import LogLikelihoodJob
+from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import Images, Model, Seed, ServiceParameter
 from service.schemas import LogLikelihoodAnswer
 from service.store import LoadedModel

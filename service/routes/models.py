@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
-from service.errors import PROBLEM_RESPONSES
+from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import ServiceParameter
 from service.schemas import ModelList, ModelSummary
 from service.store import LoadedModel, ModelStore, Refusal

@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 
 from service.answers import Layout, answer, image_response, model_json, rounded
 from service.cache import cache_key
-from service.errors import PROBLEM_RESPONSES, PseudoInputNotFound
+from service.errors import PseudoInputNotFound
 from service.jobs import DecodeJob
+from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import LayoutParameter, Model, ServiceParameter
 from service.schemas import PseudoInputList
 from service.store import LoadedModel

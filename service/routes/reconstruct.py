@@ -7,8 +7,8 @@ from starlette.concurrency import run_in_threadpool
 
 from service.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
-from service.errors import PROBLEM_RESPONSES
 from service.jobs import ReconstructJob
+from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import Images, LayoutParameter, Mode, Model, Seed, ServiceParameter
 from service.uploads import UPLOAD_BODY
 

@@ -9,8 +9,8 @@ from starlette.concurrency import run_in_threadpool
 
 from service.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
-from service.errors import PROBLEM_RESPONSES
 from service.jobs import SampleJob
+from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import MAX_SEED, LayoutParameter, Mode, Model, ServiceParameter, random_seed
 
 __all__ = ["router"]

@@ -9,7 +9,8 @@ import pytest
 from fastapi import FastAPI, HTTPException, Query, Request
 
 from service import errors
-from service.errors import PROBLEM_RESPONSES, Problem, install_error_handlers
+from service.errors import Problem
+from service.problems import PROBLEM_RESPONSES, install_error_handlers
 
 pytestmark = pytest.mark.anyio
 

@@ -17,10 +17,10 @@ from fastapi import APIRouter, FastAPI, Form, Request, UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
-from service.errors import install_error_handlers
 from service.logs import configure_logging, request_id
 from service.metrics import Metrics
 from service.middleware import AccessControl, BodyLimit, RequestContext, install_middleware
+from service.problems import install_error_handlers
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
