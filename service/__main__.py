@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import signal
 import sys
 
@@ -34,9 +37,12 @@ def main() -> int:
     server = uvicorn.Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises once more when all is done
         signal.signal(number, server.handle_exit)
-    server.run()
+    with contextlib.suppress(SystemExit):  # by which uvicorn says that it did not start; it has logged why
+        server.run()
     return 0 if server.started else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    os._exit(status)  # an orderly exit aborts if a compute thread is still inside torch

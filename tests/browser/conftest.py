@@ -20,6 +20,7 @@ from vampprior import ModelConfig, build_model
 from vampprior.checkpoint import Card, save_checkpoint
 
 CHROMIUM = "/usr/bin/chromium"
+PATIENCE = 180.0  # seconds after which what a test waits for will not happen any more
 HOST = "service.test"  # not localhost, for which pages may make exceptions
 ARGUMENTS = [
     "--no-sandbox",
@@ -48,10 +49,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
-            give_up = time.monotonic() + 60
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            give_up = time.monotonic() + PATIENCE
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
                 while client.get("/health/ready").status_code != 200:
-                    assert time.monotonic() < give_up, "the service did not start within a minute"
+                    assert time.monotonic() < give_up, "the service did not start"
                     time.sleep(0.02)
             yield f"http://{HOST}:{port}"
         finally:
@@ -69,7 +70,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         browser = driver.chromium.launch_persistent_context(
             profile, executable_path=CHROMIUM, args=ARGUMENTS, headless=True, viewport={"width": 1300, "height": 1000}
         )
-        browser.set_default_timeout(60_000)
+        browser.set_default_timeout(1000 * PATIENCE)
         yield browser
         browser.close()
 

@@ -76,25 +76,18 @@ def test_the_documentation_asks_no_other_host(page: Any, url: str, path: str) ->
     assert page.trouble == []
 
 
-def test_all_calls_are_listed(docs: Any) -> None:
-    calls = docs.locator(".opblock-summary-control").all()
-    listed = [call.locator(part).first for call in calls for part in (".opblock-summary-method", "[data-path]")]
-    methods, paths = listed[::2], listed[1::2]
-    pairs = zip(methods, paths, strict=True)
-    assert [f"{method.inner_text()} {path.get_attribute('data-path')}" for method, path in pairs] == CALLS
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_every_call_can_be_tried_as_it_stands(docs: Any, name: str) -> None:
-    assert Call(docs, name).execute() == "200"
+def test_every_call_can_be_tried_as_it_stands(docs: Any) -> None:
+    assert docs.locator(".opblock").count() == len(CALLS)
+    statuses = {name: Call(docs, name).execute() for name in CALLS}
+    assert statuses == dict.fromkeys(CALLS, "200")
     assert docs.trouble == []
 
 
-@pytest.mark.parametrize("name", ["POST /sample", "POST /reconstruct"])
-def test_an_image_is_shown(docs: Any, name: str) -> None:
-    call = Call(docs, name)
-    call.execute()
-    assert call.image_size() == [28, 28]
+def test_an_image_is_shown(docs: Any) -> None:
+    for name in ("POST /sample", "POST /reconstruct"):
+        call = Call(docs, name)
+        call.execute()
+        assert call.image_size() == [28, 28]
 
 
 def test_a_score_is_shown(docs: Any) -> None:

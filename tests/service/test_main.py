@@ -20,7 +20,7 @@ import pytest
 
 from service.__main__ import main
 
-PATIENCE = 120.0
+PATIENCE = 180.0
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_port_in_use_is_said_in_a_line(start: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         service = start(port=port)
-        assert service.wait() > 0
+        assert service.wait() == 1
     assert "Traceback" not in service.printed()
     errors = [line for line in service.printed().splitlines() if '"level": "error"' in line]
     assert len(errors) == 1
