@@ -77,13 +77,10 @@ class Metrics:
         )
         self.batch_rows = Histogram(
             "vampprior_batch_rows",
-            "Network rows computed together.",
+            "Network rows computed together; of log-likelihoods, importance samples.",
             ["model", "operation"],
             buckets=ROWS,
             registry=registry,
-        )
-        self.importance_samples_total = Counter(
-            "vampprior_importance_samples_total", "Importance samples drawn.", ["model"], registry=registry
         )
         self.model_ready = Gauge(
             "vampprior_model_ready", "1 once a model has loaded and run, else 0.", ["model"], registry=registry
