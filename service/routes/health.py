@@ -26,7 +26,7 @@ async def ready(service: ServiceParameter) -> Health:
     store = service.store
     if not store.ready:
         reasons = "; ".join(f"{item.reference}: {item.reason}" for item in store.refusals)
-        state = "the default model is not there" if store.loaded else "models are loading"
+        state = f"the default model {store.default} is not there" if store.loaded else "models are loading"
         raise NotReady(f"{state}{': ' + reasons if reasons else ''}")
     return Health(status="ready")
 

@@ -43,14 +43,16 @@ async def model(service: ServiceParameter, name: Name) -> dict[str, Any]:
 
 def _summary(model: LoadedModel, store: ModelStore) -> ModelSummary:
     card = model.card
+    # free parts of the card, which may hold anything
+    dataset, log_likelihood = card.dataset.get("name"), card.metrics.get("log_likelihood")
     return ModelSummary(
         name=card.name,
         version=card.version,
         status="ready",
         default=store.is_default(model),
         architecture=card.model.to_dict(),
-        dataset=card.dataset.get("name"),
-        log_likelihood=card.metrics.get("log_likelihood"),
+        dataset=dataset if isinstance(dataset, str) else None,
+        log_likelihood=log_likelihood if isinstance(log_likelihood, int | float) else None,
     )
 
 

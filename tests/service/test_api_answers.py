@@ -16,7 +16,7 @@ IMAGE_CALLS = [
     ("POST", "/sample?seed=3&n=5"),
     ("POST", "/sample?seed=3&n=5&mode=draw&pseudo_input=2"),
     ("POST", "/reconstruct"),
-    ("GET", "/pseudo-inputs?limit=5"),
+    ("GET", "/pseudo-inputs?limit=5&stretch=false"),
 ]
 ALL_CALLS = [*IMAGE_CALLS, ("POST", "/loglik?num_samples=2"), ("POST", "/encode"), ("GET", "/pseudo-inputs/1")]
 

@@ -189,8 +189,8 @@ def test_a_service_without_its_default_model_is_not_ready_and_says_why(serve: An
 def test_a_store_that_is_not_there(serve: Any, problem: Any, tmp_path: Path) -> None:
     with serve(model_store=tmp_path / "nowhere", ready=False) as service:
         service.until(lambda: not service.client.get("/models").json()["loading"])
-        problem(service.client.get("/health/ready"), 503, "not-ready")
-        problem(service.client.post("/sample"), 404, "model-not-found")
+        assert "tiny-vamp" in problem(service.client.get("/health/ready"), 503, "not-ready")["detail"]
+        assert "tiny-vamp" in problem(service.client.post("/sample"), 404, "model-not-found")["detail"]
 
 
 # a deadline that passes

@@ -45,6 +45,18 @@ def test_the_list_says_why_a_checkpoint_was_refused(client: httpx.Client) -> Non
     assert damaged["architecture"] is None
 
 
+def test_the_list_stands_cards_that_were_written_by_hand(serve: Any, save_model: Any, tmp_path: Path) -> None:
+    free_parts = {"named": {"name": "mnist"}, "listed": {"name": ["mnist"]}, "numbered": {"name": 1}}
+    scores = {"named": -80, "listed": "n/a", "numbered": None}
+    for name, dataset in free_parts.items():
+        path = save_model(tmp_path, name, "1", seed=1) / "card.json"
+        changed = {"dataset": dataset, "metrics": {"log_likelihood": scores[name]}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with serve(model_store=tmp_path, default_model="named") as service:
+        told = {m["name"]: (m["dataset"], m["log_likelihood"]) for m in service.client.get("/models").json()["models"]}
+    assert told == {"named": ("mnist", -80), "listed": (None, None), "numbered": (None, None)}
+
+
 @pytest.mark.parametrize(
     ("reference", "version"), [("tiny-vamp", "10"), ("tiny-vamp@2", "2"), ("tiny-vamp@10", "10"), ("tiny-vamp@1", "1")]
 )
