@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.errors import BadImage, TooLarge, UnsupportedMediaType, WrongSize
 
-__all__ = ["contact_sheet", "decode_png", "encode_npy", "encode_png", "enlarge", "sheet_png", "to_model_input"]
+__all__ = ["contact_sheet", "decode_png", "encode_npy", "encode_png", "enlarge", "fit_to_model", "sheet_png"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6  # colour types of PNG
@@ -54,14 +54,14 @@ def decode_png(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     return _flatten(png, pixels)
 
 
-def to_model_input(
-    pixels: NDArray[np.uint8], image_shape: tuple[int, int, int], *, binary: bool, resize: bool, invert: bool
-) -> NDArray[np.float32]:
-    """Pixels of `decode_png` as a model sees them: shape (C, H, W), values in [0, 1].
+def fit_to_model(
+    pixels: NDArray[np.uint8], image_shape: tuple[int, int, int], *, resize: bool, invert: bool
+) -> NDArray[np.uint8]:
+    """Pixels of `decode_png` in the shape of a model's images, (C, H, W).
 
     A model of one channel sees colours as luma (ITU-R 601), one of three sees gray three times. `resize` stretches
     the image to the model's size, averaging over areas; without it a wrong size raises `WrongSize`. Then `invert`
-    takes 1 - x, and a `binary` model sees 1 where x is at least one half, else 0.
+    swaps dark and light.
     """
     channels, height, width = image_shape
     if channels not in (1, 3):
@@ -71,10 +71,8 @@ def to_model_input(
     image = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BOX)
-    values = np.asarray(image, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
-    if invert:
-        values = 1 - values
-    return np.ascontiguousarray(values >= 0.5 if binary else values, dtype=np.float32)
+    values = np.ascontiguousarray(np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1))
+    return ~values if invert else values
 
 
 def encode_png(image: NDArray[np.floating]) -> bytes:
@@ -82,7 +80,7 @@ def encode_png(image: NDArray[np.floating]) -> bytes:
     if image.shape[0] == 1 and ((image == 0) | (image == 1)).all():
         picture = Image.fromarray(image[0] == 1)
     else:
-        levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+        levels = np.clip(np.floor(image * 256), 0, 255).astype(np.uint8)  # the bins of the discretized logistic
         picture = Image.fromarray(levels[0] if image.shape[0] == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)  # fast: the default takes several times as long for a few per cent

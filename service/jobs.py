@@ -21,6 +21,7 @@ __all__ = ["DecodeJob", "EncodeJob", "Encoding", "Job", "LogLikelihoodJob", "Rec
 
 Result = TypeVar("Result")
 Array = NDArray[np.float32]
+Gray = NDArray[np.uint8]
 
 BLOCK_ROWS = 16
 """Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
@@ -135,18 +136,22 @@ class SampleJob(RowsJob[Array]):
 
 
 class ReconstructJob(RowsJob[Array]):
-    """Images encoded and decoded: at the posterior means, or by a draw of latents and pixels; result (N, C, H, W)."""
+    """Gray levels (N, C, H, W) encoded and decoded, at the posterior means or by a draw of latents and pixels.
+
+    The result has the same shape.
+    """
 
     operation = "reconstruct"
 
-    def __init__(self, model: LatentModel, x: Array, *, seed: int, draw: bool) -> None:
-        n = len(x)
+    def __init__(self, model: LatentModel, gray: Gray, *, seed: int, draw: bool) -> None:
+        n = len(gray)
         noise = _normals(model, n, seed) if draw else torch.zeros(n, model.noise_dim)
-        super().__init__(torch.from_numpy(x), noise, *_pixel_noise(model, n, seed, draw=draw))
+        super().__init__(torch.from_numpy(gray), noise, *_pixel_noise(model, n, seed, draw=draw))
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
-        x, noise, *pixels = inputs
+        gray, noise, *pixels = inputs
+        x = runtime.model.likelihood.from_bytes(gray)
         posterior = runtime.model.infer(runtime.model.condition(x), noise, runtime.mixture)
         return (_render(runtime.model, posterior.latents, *pixels),)
 
@@ -168,17 +173,18 @@ class Encoding:
 
 
 class EncodeJob(RowsJob[Encoding]):
-    """Where images lie in latent space."""
+    """Where images, gray levels (N, C, H, W), lie in latent space."""
 
     operation = "encode"
 
-    def __init__(self, model: LatentModel, x: Array) -> None:
-        super().__init__(torch.from_numpy(x))
+    def __init__(self, model: LatentModel, gray: Gray) -> None:
+        super().__init__(torch.from_numpy(gray))
         self.layers = list(model.latent_dims)
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
-        posteriors = list(runtime.model.posteriors(inputs[0]).values())
+        x = runtime.model.likelihood.from_bytes(inputs[0])
+        posteriors = list(runtime.model.posteriors(x).values())
         means, stds = [q.mean for q in posteriors], [q.std for q in posteriors]
         return (*means, *stds, runtime.mixture.responsibilities(means[0]))
 
@@ -213,7 +219,7 @@ class DecodeJob(RowsJob[Array]):
 
 
 class LogLikelihoodJob(Job[LogLikelihood]):
-    """log p(x) of one image (C, H, W) by importance sampling, a chunk of samples at a time.
+    """log p(x) of one image, gray levels (C, H, W), by importance sampling, a chunk of samples at a time.
 
     The noise comes from a generator seeded with `seed` alone, so that an image's score does not depend on its place in
     a request.
@@ -222,8 +228,8 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     operation = "loglik"
     light = False
 
-    def __init__(self, model: LatentModel, x: Array, *, num_samples: int, seed: int) -> None:
-        self.x = torch.from_numpy(x).unsqueeze(0)
+    def __init__(self, model: LatentModel, gray: Gray, *, num_samples: int, seed: int) -> None:
+        self.x = model.likelihood.from_bytes(torch.from_numpy(gray)).unsqueeze(0)
         self.rows = num_samples
         self.noise = np.random.default_rng(seed)
         self.noise_dim = model.noise_dim

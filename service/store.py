@@ -214,7 +214,7 @@ def _load_runtime(folder: Path, device: torch.device) -> Runtime:
 def _warm_up(runtime: Runtime) -> None:
     """Run every kind of job once, so that the first request finds memory and kernels in place."""
     model = runtime.model
-    image = np.zeros((1, *model.config.image_shape), dtype=np.float32)
+    image = np.zeros((1, *model.config.image_shape), dtype=np.uint8)
     jobs: list[AnyJob] = [
         SampleJob(model, n=1, seed=0, component=None, temperature=1.0, draw=False),
         ReconstructJob(model, image, seed=0, draw=True),

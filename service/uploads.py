@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
-from service.images import decode_png, to_model_input
+from service.images import decode_png, fit_to_model
 from service.schemas import EXAMPLE_PNG, Base64Images
 from service.store import LoadedModel
 
@@ -49,21 +49,21 @@ UPLOAD_BODY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ModelImages:
-    """Images as the model sees them.
+    """Images of the model's shape.
 
-    names:  of the uploaded files, or their numbers
-    values: float32 in [0, 1], shape (N, C, H, W)
+    names: of the uploaded files, or their numbers
+    gray:  8-bit gray levels (or colours), shape (N, C, H, W)
     """
 
     names: list[str]
-    values: NDArray[np.float32]
+    gray: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def digests(self) -> list[str]:
-        """A hash of each image's values, for cache keys."""
-        return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.values]
+        """A hash of each image's pixels, for cache keys."""
+        return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.gray]
 
 
 async def read_images(
@@ -79,14 +79,14 @@ async def read_images(
         raise BadParameter("no image was sent: put it into the form field `file`, or send it as a raw image/png body")
     if len(files) > max_images:
         raise TooLarge(f"{len(files)} images were sent, a request may have {max_images}")
-    shape, binary = loaded.card.model.image_shape, loaded.runtime.model.likelihood.binary
+    shape = loaded.card.model.image_shape
 
-    def decode() -> NDArray[np.float32]:
+    def decode() -> NDArray[np.uint8]:
         images = []
         for name, data in files:
             try:
                 pixels = decode_png(data, max_pixels=max_pixels)
-                images.append(to_model_input(pixels, shape, binary=binary, resize=resize, invert=invert))
+                images.append(fit_to_model(pixels, shape, resize=resize, invert=invert))
             except Problem as problem:
                 if len(files) > 1:
                     problem.detail = f"{name}: {problem.detail}"

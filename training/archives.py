@@ -65,7 +65,7 @@ class Archive:
         except DatasetError as error:
             remedy = f"delete it, and `python -m training data {self.name}` gets it again"
             raise DatasetError(f"{error}; {remedy}") from error
-        return Dataset(self.name, **{split: arrays[split][:, None] for split in SPLITS}, levels=self.levels)
+        return Dataset.of(self.name, {split: arrays[split][:, None] for split in SPLITS}, levels=self.levels)
 
     def _path(self, directory: Path) -> Path:
         return directory / f"{self.name}.npz"

@@ -35,4 +35,5 @@ class Digits:
         from sklearn.datasets import load_digits
 
         images = load_digits().images.astype(np.uint8)[:, None]
-        return Dataset("digits", **shuffled_splits(images, num_valid=250, num_test=250), levels=16).thresholded()
+        splits = shuffled_splits(images, num_valid=250, num_test=250)
+        return Dataset.of("digits", splits, levels=16).thresholded()

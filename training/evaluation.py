@@ -45,8 +45,8 @@ class Evaluation:
 
     def score(self, show: ShowScores) -> None:
         """Score the chosen images that have no score yet; `scores.load` gets those of a stopped evaluation."""
-        images = torch.from_numpy(self.dataset.test)[self.chosen].to(self.device)
-        self.scores.complete(self.model, images, self.dataset.levels, self.plan, show)
+        images = torch.from_numpy(self.dataset.gray("test"))[self.chosen].to(self.device)
+        self.scores.complete(self.model, images, self.plan, show)
 
     @torch.inference_mode()
     def metrics(self) -> dict[str, Any]:
@@ -111,9 +111,9 @@ class Evaluation:
         return {layer: int((torch.cat(parts).var(dim=0) > ACTIVE_VARIANCE).sum()) for layer, parts in means.items()}
 
     def _batches(self, indices: Tensor) -> Iterator[Tensor]:
-        images = torch.from_numpy(self.dataset.test)
+        images = torch.from_numpy(self.dataset.gray("test"))
         for batch in torch.split(indices, BATCH):
-            yield images[batch].to(self.device).float() / self.dataset.levels
+            yield self.model.likelihood.from_bytes(images[batch].to(self.device))
 
 
 def _dataset(card: Card, model: LatentModel, directory: Path | None) -> Dataset:

@@ -41,7 +41,7 @@ def load_own_images(path: Path) -> Dataset:
     if np.prod(shape) > MAX_IMAGE_VALUES:
         raise DatasetError(f"{path}: images of {shape} have over {MAX_IMAGE_VALUES} values; make them smaller")
     levels = 1 if max(int(images.max()) for images in splits.values()) <= 1 else 255
-    return Dataset(path.stem, **splits, levels=levels)
+    return Dataset.of(path.stem, splits, levels=levels)
 
 
 def _split(path: Path, images: Pixels) -> dict[str, Pixels]:

@@ -87,10 +87,8 @@ class Scores:
         save_file(self.columns, partial, metadata={"seconds": str(self.seconds)})
         partial.replace(self.path)
 
-    def complete(
-        self, model: LatentModel, images: Tensor, levels: int, plan: Plan, show: Callable[[int, float], None]
-    ) -> None:
-        """Score the rest of the images, uint8 of shape (N, C, H, W), saving now and then and whenever it ends.
+    def complete(self, model: LatentModel, images: Tensor, plan: Plan, show: Callable[[int, float], None]) -> None:
+        """Score the rest of the images, gray levels of shape (N, C, H, W), saving now and then and whenever it ends.
 
         The noise of a batch comes from a generator seeded with the plan's seed and the batch's place. After each batch
         `show` gets the number of images done and their mean log-likelihood.
@@ -102,7 +100,7 @@ class Scores:
         try:
             for start in range(self.done, len(images), per_batch):
                 started = time.perf_counter()
-                x = images[start : start + per_batch].float() / levels
+                x = model.likelihood.from_bytes(images[start : start + per_batch])
                 generator = torch.Generator(x.device).manual_seed(plan.seed * 1_000_003 + start)
                 result = log_likelihood(
                     model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ class DatasetError(ValueError):
 class Dataset:
     """Images as uint8, each split of shape (N, C, H, W).
 
-    levels: the greatest pixel value: 1 for binary images, 255 for gray ones
+    levels:  the greatest pixel value: 1 for binary images, 255 for gray ones
+    dynamic: whether the training images, and they alone, are gray levels, to be binarized afresh at every visit with a
+             pixel's level / 255 as its probability of being 1 (Salakhutdinov & Murray, 2008)
     """
 
     name: str
@@ -34,12 +37,23 @@ class Dataset:
     valid: Pixels
     test: Pixels
     levels: int
+    dynamic: bool = False
+
+    @classmethod
+    def of(cls, name: str, splits: Mapping[str, Pixels], *, levels: int, dynamic: bool = False) -> Dataset:
+        """A data set whose images come by the names of their splits."""
+        return cls(name, splits["train"], splits["valid"], splits["test"], levels, dynamic)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         channels, height, width = self.train.shape[1:]
         return channels, height, width
+
+    def gray(self, split: str) -> Pixels:
+        """A split's images as 8-bit gray levels: the ones of a binary image become 255."""
+        images: Pixels = getattr(self, split)
+        return images if self.levels == 255 or (self.dynamic and split == "train") else images * np.uint8(255)
 
     def thresholded(self) -> Dataset:
         """The same images as black and white: a pixel is 1 from one half of `levels` on."""

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.machine import can_compile
 from training.optim import NormalizedAdam
 from training.recipe import Recipe, RecipeError, first_difference
-from training.splits import Dataset, Pixels
+from training.splits import Dataset
 from vampprior.machine import device_name
 from vampprior.models import LatentModel, build_model
 
@@ -66,9 +66,10 @@ class Trainer:
         wanted, kind = (1, "black and white") if self.model.likelihood.binary else (255, "gray")
         if dataset.levels != wanted:
             raise RecipeError(f"[model]: {self.config.likelihood} takes {kind} images, which {dataset.name} has not")
-        self.levels = dataset.levels
-        self.train_images = self._resident(dataset.train)
-        self.valid_images = self._resident(dataset.valid)
+        self.dynamic = dataset.dynamic
+        self.train_images, self.valid_images = (
+            torch.from_numpy(dataset.gray(split)).to(device) for split in ("train", "valid")
+        )
         self._start_pseudo_inputs()
         self.optimizer = NormalizedAdam(self.model.parameters(), lr=recipe.training.learning_rate)
         decay = recipe.training.averaging
@@ -118,7 +119,7 @@ class Trainer:
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         self.model.train()
         for batch in torch.split(order, settings.batch_size):
-            x = self._pixels(images[batch])
+            x = self._view(images[batch], generator)
             noise = torch.randn(len(x), self.model.noise_dim, generator=generator, device=self.device)
             loss, sums = self._loss(x, noise, weight)
             torch.autograd.backward(loss)
@@ -145,7 +146,7 @@ class Trainer:
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         for batch in torch.split(self.valid_images, 500):
             noise = torch.randn(len(batch), model.noise_dim, generator=generator, device=self.device)
-            bound = model.elbo(self._pixels(batch), noise, mixture=mixture)
+            bound = model.elbo(model.likelihood.from_bytes(batch), noise, mixture=mixture)
             totals += torch.stack([part.sum() for part in bound])
         elbo, reconstruction, kl = (totals / len(self.valid_images)).tolist()
         return elbo, reconstruction, kl
@@ -161,14 +162,16 @@ class Trainer:
         if len(noise) > len(self.train_images):
             raise RecipeError(f"[model]: {len(self.train_images)} training images cannot start {len(noise)} components")
         chosen = torch.randperm(len(self.train_images))[: len(noise)]
-        images = self._pixels(self.train_images[chosen.to(self.device)])
+        generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
+        images = self._view(self.train_images[chosen.to(self.device)], generator)
         prior.start(images + start.std * noise if prior.learns_pseudo_inputs else images)
 
-    def _resident(self, images: Pixels) -> Tensor:
-        return torch.from_numpy(images).to(self.device)
-
-    def _pixels(self, images: Tensor) -> Tensor:
-        return images.float() / self.levels
+    def _view(self, gray: Tensor, generator: torch.Generator) -> Tensor:
+        """Training images (N, C, H, W) as the model sees them at one visit."""
+        if not self.dynamic:
+            return self.model.likelihood.from_bytes(gray)
+        uniform = torch.rand(gray.shape, generator=generator, device=self.device)
+        return (255.0 * uniform < gray).float()
 
     @staticmethod
     def _weights(model: nn.Module) -> dict[str, Tensor]:

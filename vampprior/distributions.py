@@ -95,6 +95,10 @@ class Likelihood(ABC):
     """Whether pixels are 0 or 1; if not, they are gray levels and scores are also given in bits per dimension."""
 
     @abstractmethod
+    def from_bytes(self, gray: Tensor) -> Tensor:
+        """Pixels as this distribution has them, float32 of the same shape, from 8-bit gray levels."""
+
+    @abstractmethod
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Log-probability of images given params, summed over pixels: (*, C, H, W), (*, outputs * D) -> (*)."""
 
@@ -108,10 +112,13 @@ class Likelihood(ABC):
 
 
 class Bernoulli(Likelihood):
-    """Binary pixels; params are logits."""
+    """Binary pixels; params are logits. Gray levels are thresholded at one half."""
 
     outputs = 1
     binary = True
+
+    def from_bytes(self, gray: Tensor) -> Tensor:
+        return (gray >= 128).float()
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         logits = params.to(x.dtype)
@@ -127,6 +134,8 @@ class Bernoulli(Likelihood):
 class DiscretizedLogistic(Likelihood):
     """Gray pixels in 256 bins under a logistic distribution (Kingma et al., 2016); params are means and log-scales.
 
+    A gray level v is the middle of its bin, x = (v + 1/2) / 256.
+
     The mean passes through a sigmoid and a clamp to [1/512, 1 - 1/512]; the log-scale is clamped to [-4.5, 0]. A pixel
     x lies in the bin [b, b + 1/256) with b = floor(256 x) / 256, whose probability is
 
@@ -138,6 +147,9 @@ class DiscretizedLogistic(Likelihood):
 
     outputs = 2
     binary = False
+
+    def from_bytes(self, gray: Tensor) -> Tensor:
+        return (gray.float() + 0.5) / 256.0
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         mean, log_scale = self._mean_and_log_scale(params.to(x.dtype))

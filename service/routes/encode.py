@@ -33,7 +33,7 @@ async def encode(
     """Posterior means and standard deviations of every stochastic layer, and the prior components nearest the image."""
 
     async def compute() -> bytes:
-        encoding = await loaded.engine.run(EncodeJob(loaded.runtime.model, images.values))
+        encoding = await loaded.engine.run(EncodeJob(loaded.runtime.model, images.gray))
 
         def render() -> bytes:
             results = [{"file": name, **describe(encoding, row, top)} for row, name in enumerate(images.names)]

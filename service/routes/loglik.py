@@ -56,7 +56,7 @@ async def loglik(
 
     async def score(index: int) -> tuple[bytes, bool]:
         async def compute() -> bytes:
-            job = LogLikelihoodJob(loaded.runtime.model, images.values[index], num_samples=num_samples, seed=seed)
+            job = LogLikelihoodJob(loaded.runtime.model, images.gray[index], num_samples=num_samples, seed=seed)
             return json.dumps(describe_score(await loaded.engine.run(job), loaded), allow_nan=False).encode()
 
         key = cache_key("loglik", loaded.digest, repr((num_samples, seed)), digests[index])

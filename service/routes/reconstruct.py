@@ -33,7 +33,7 @@ async def reconstruct(
     """
 
     async def compute() -> bytes:
-        job = ReconstructJob(loaded.runtime.model, images.values, seed=seed, draw=mode == "draw")
+        job = ReconstructJob(loaded.runtime.model, images.gray, seed=seed, draw=mode == "draw")
         return await run_in_threadpool(layout.render, await loaded.engine.run(job), loaded, seed)
 
     key = cache_key("reconstruct", loaded.digest, repr((seed, mode, layout)), *images.digests())

@@ -291,6 +291,12 @@ def read_png() -> Callable[[bytes], NDArray[np.uint8]]:
 
 
 @pytest.fixture(scope="session")
+def as_gray() -> Callable[[NDArray[np.float32]], NDArray[np.uint8]]:
+    """The levels of a PNG that shows these values: the bins of the discretized logistic, and 255 for 1."""
+    return lambda values: np.clip(np.floor(values * 256), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
 def read_npy() -> Callable[[bytes], NDArray[np.float32]]:
     return lambda data: np.load(io.BytesIO(data), allow_pickle=False)
 

@@ -73,7 +73,9 @@ def test_format_wins_over_accept(call: Any, accept: str, format_: str, media_typ
 
 
 @pytest.mark.parametrize(("method", "path"), IMAGE_CALLS)
-def test_the_formats_tell_the_same_numbers(call: Any, read_png: Any, read_npy: Any, method: str, path: str) -> None:
+def test_the_formats_tell_the_same_numbers(
+    call: Any, read_png: Any, read_npy: Any, as_gray: Any, method: str, path: str
+) -> None:
     exact = read_npy(call(method, path, headers={"Accept": NPY}).content)
     assert (exact.shape, exact.dtype) == ((5, 1, 8, 8), np.float32)
     body = call(method, path, headers={"Accept": JSON}).json()
@@ -81,17 +83,17 @@ def test_the_formats_tell_the_same_numbers(call: Any, read_png: Any, read_npy: A
     sheet = read_png(call(method, path, headers={"Accept": PNG}).content)
     assert sheet.shape == (2 + 10, 2 + 5 * 10)
     for index, image in enumerate(exact):
-        np.testing.assert_array_equal(sheet[2:10, 2 + 10 * index : 10 + 10 * index], np.rint(image[0] * 255))
+        np.testing.assert_array_equal(sheet[2:10, 2 + 10 * index : 10 + 10 * index], as_gray(image[0]))
 
 
 @pytest.mark.parametrize("scale", [1, 3])
 @pytest.mark.parametrize(("n", "columns", "rows"), [(5, 2, 3), (6, 2, 3), (3, 1, 3), (3, 64, 1)])
 def test_a_contact_sheet_lays_images_out_in_rows(
-    call: Any, read_png: Any, read_npy: Any, n: int, columns: int, rows: int, scale: int
+    call: Any, read_png: Any, read_npy: Any, as_gray: Any, n: int, columns: int, rows: int, scale: int
 ) -> None:
     shown = {"seed": 1, "n": n, "columns": columns, "scale": scale}
     sheet = read_png(call("POST", "/sample", params=shown).content)
-    images = np.rint(read_npy(call("POST", "/sample", params=shown | {"format": "npy"}).content)[:, 0] * 255)
+    images = as_gray(read_npy(call("POST", "/sample", params=shown | {"format": "npy"}).content)[:, 0])
     side, columns = 8 * scale, min(columns, n)
     assert sheet.shape == (2 + rows * (side + 2), 2 + columns * (side + 2))
     background = np.ones_like(sheet, dtype=bool)
@@ -108,10 +110,12 @@ def test_a_contact_sheet_lays_images_out_in_rows(
     ("method", "path"), [("POST", "/sample?seed=1&mode=draw"), ("GET", "/pseudo-inputs/3?stretch=false")]
 )
 @pytest.mark.parametrize("scale", [1, 4])
-def test_one_image_has_no_margin(call: Any, read_png: Any, read_npy: Any, method: str, path: str, scale: int) -> None:
+def test_one_image_has_no_margin(
+    call: Any, read_png: Any, read_npy: Any, as_gray: Any, method: str, path: str, scale: int
+) -> None:
     one = read_png(call(method, path, params={"scale": scale, "format": "png"}).content)
     values = read_npy(call(method, path, params={"format": "npy"}).content)
-    np.testing.assert_array_equal(one, np.kron(np.rint(values[0, 0] * 255), np.ones((scale, scale))))
+    np.testing.assert_array_equal(one, np.kron(as_gray(values[0, 0]), np.ones((scale, scale))))
 
 
 def test_an_answer_can_be_sent_back(client: httpx.Client, call: Any) -> None:
@@ -119,12 +123,12 @@ def test_an_answer_can_be_sent_back(client: httpx.Client, call: Any) -> None:
     assert client.post("/loglik?num_samples=2", files={"file": drawn}).status_code == 200
 
 
-def test_colours_stay_colours(call: Any, read_png: Any, read_npy: Any) -> None:
+def test_colours_stay_colours(call: Any, read_png: Any, read_npy: Any, as_gray: Any) -> None:
     shown = {"model": "tiny-colour", "seed": 1, "n": 2}
     sheet = read_png(call("POST", "/sample", params=shown).content)
     images = read_npy(call("POST", "/sample", params=shown | {"format": "npy"}).content)
     assert images.shape == (2, 3, 8, 8)
-    np.testing.assert_array_equal(sheet[2:10, 2:10], np.rint(images[0] * 255).transpose(1, 2, 0))
+    np.testing.assert_array_equal(sheet[2:10, 2:10], as_gray(images[0]).transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize("reference", ["tiny-vamp", "tiny-vamp@2", "tiny-colour@1"])

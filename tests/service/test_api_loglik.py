@@ -71,7 +71,7 @@ def test_the_paper_s_number_of_samples_is_the_default(
 
 
 def test_a_colour_image_is_scored_by_its_gray_levels(client: httpx.Client, expected: Any) -> None:
-    image = np.random.default_rng(1).integers(0, 256, (3, 8, 8)).astype(np.float32) / 255
+    image = np.random.default_rng(1).integers(0, 256, (3, 8, 8)).astype(np.float32) / 256 + 0.5 / 256
     body = client.post("/loglik?model=tiny-colour&num_samples=600", files={"file": encode_png(image)}).json()
     assert_is_score(body["results"][0], expected("tiny-colour@1", image, num_samples=600, seed=0))
 

@@ -119,11 +119,13 @@ def test_one_of_a_prior_that_has_none(client: httpx.Client, problem: Any) -> Non
     problem(client.get("/pseudo-inputs/0?model=tiny-normal"), 404, "pseudo-input-not-found")
 
 
-def test_a_png_is_stretched_to_white_unless_told_otherwise(client: httpx.Client, read_png: Any, read_npy: Any) -> None:
+def test_a_png_is_stretched_to_white_unless_told_otherwise(
+    client: httpx.Client, read_png: Any, read_npy: Any, as_gray: Any
+) -> None:
     path = "/pseudo-inputs?model=tiny-normal"
     values = read_npy(client.get(f"{path}&format=npy").content)[0, 0]
     assert 0 < values.max() < 1
     stretched = read_png(client.get(path).content)
-    np.testing.assert_array_equal(stretched, np.rint(values / values.max() * 255))
+    np.testing.assert_array_equal(stretched, as_gray(values / values.max()))
     plain = read_png(client.get(f"{path}&stretch=false").content)
-    np.testing.assert_array_equal(plain, np.rint(values * 255))
+    np.testing.assert_array_equal(plain, as_gray(values))

@@ -48,12 +48,12 @@ def test_a_reconstruction_is_the_models_own(
 def test_a_binary_model_sees_the_upload_thresholded_at_one_half(
     reconstruct: Any, images: Any, pngs: list[bytes]
 ) -> None:
-    gray = encode_png(np.where(images[0] == 1, np.float32(128 / 255), np.float32(127 / 255)))
+    gray = encode_png(np.where(images[0] == 1, np.float32(128 / 256), np.float32(127 / 256)))
     np.testing.assert_array_equal(reconstruct(gray), reconstruct(pngs[0]))
 
 
 def test_a_colour_model_sees_every_level(reconstruct: Any, expected: Any) -> None:
-    image = np.random.default_rng(2).integers(0, 256, (3, 8, 8)).astype(np.float32) / 255
+    image = np.random.default_rng(2).integers(0, 256, (3, 8, 8)).astype(np.float32) / 256 + 0.5 / 256
     answer = reconstruct(encode_png(image), model="tiny-colour")
     np.testing.assert_allclose(answer, expected("tiny-colour@1", image[None]), rtol=0, atol=1e-6)
 

@@ -19,8 +19,8 @@ from service.images import (
     encode_npy,
     encode_png,
     enlarge,
+    fit_to_model,
     sheet_png,
-    to_model_input,
 )
 
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
@@ -283,29 +283,24 @@ def test_any_change_of_a_good_png_decodes_or_is_a_problem(data: st.DataObject) -
 
 
 def fit(
-    pixels: object, shape: tuple[int, int, int], *, binary: bool = False, resize: bool = False, invert: bool = False
-) -> NDArray[np.float32]:
-    return to_model_input(np.asarray(pixels, np.uint8), shape, binary=binary, resize=resize, invert=invert)
+    pixels: object, shape: tuple[int, int, int], *, resize: bool = False, invert: bool = False
+) -> NDArray[np.uint8]:
+    return fit_to_model(np.asarray(pixels, np.uint8), shape, resize=resize, invert=invert)
 
 
-def test_a_gray_image_keeps_its_values() -> None:
-    values = fit(RAMP, (1, 16, 16))
-    assert values.dtype == np.float32
-    np.testing.assert_array_equal(values[0], RAMP.astype(np.float32) / np.float32(255))
-    np.testing.assert_array_equal(fit(RAMP, (1, 16, 16), invert=True), 1 - values)
-
-
-def test_binary_is_one_from_one_half_on() -> None:
-    assert fit([[0, 127, 128, 255]], (1, 1, 4), binary=True).tolist() == [[[0, 0, 1, 1]]]
-    assert fit([[0, 127, 128, 255]], (1, 1, 4), binary=True, invert=True).tolist() == [[[1, 1, 0, 0]]]
+def test_a_gray_image_keeps_its_levels() -> None:
+    gray = fit(RAMP, (1, 16, 16))
+    assert gray.dtype == np.uint8
+    np.testing.assert_array_equal(gray[0], RAMP)
+    np.testing.assert_array_equal(fit(RAMP, (1, 16, 16), invert=True), 255 - gray)
 
 
 def test_gray_and_colours_turn_into_each_other() -> None:
     np.testing.assert_array_equal(fit(RAMP, (3, 16, 16)), np.repeat(fit(RAMP, (1, 16, 16)), 3, axis=0))
     np.testing.assert_array_equal(fit(np.stack([RAMP] * 3, axis=-1), (1, 16, 16)), fit(RAMP, (1, 16, 16)))
     luma = fit([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], (1, 1, 3))
-    np.testing.assert_allclose(luma, [[[0.299, 0.587, 0.114]]], atol=0.002)
-    assert fit([[[1, 2, 3]]], (3, 1, 1)).tolist() == pytest.approx(np.array([[[1]], [[2]], [[3]]]) / 255)
+    np.testing.assert_allclose(luma / 255, [[[0.299, 0.587, 0.114]]], atol=0.002)
+    assert fit([[[1, 2, 3]]], (3, 1, 1)).tolist() == [[[1]], [[2]], [[3]]]
 
 
 def test_a_wrong_size_names_both() -> None:
@@ -315,9 +310,9 @@ def test_a_wrong_size_names_both() -> None:
 
 def test_resizing_averages_over_areas() -> None:
     halves = np.kron([[0, 200], [100, 40]], np.ones((3, 5)))
-    np.testing.assert_array_equal(fit(halves, (1, 2, 2), resize=True) * 255, [[[0, 200], [100, 40]]])
+    np.testing.assert_array_equal(fit(halves, (1, 2, 2), resize=True), [[[0, 200], [100, 40]]])
     checkers = np.indices((8, 8)).sum(axis=0) % 2 * 200
-    np.testing.assert_array_equal(fit(checkers, (1, 4, 4), resize=True) * 255, np.full((1, 4, 4), 100))
+    np.testing.assert_array_equal(fit(checkers, (1, 4, 4), resize=True), np.full((1, 4, 4), 100))
     assert fit(RAMP, (3, 28, 28), resize=True).shape == (3, 28, 28)
 
 
@@ -335,9 +330,9 @@ def test_a_model_of_two_channels_takes_no_png() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_encoded_decodes(channels: int) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (channels, 9, 5)) / 255
-    pixels = decode(encode_png(image.astype(np.float32)))
-    np.testing.assert_array_equal(fit(pixels, (channels, 9, 5)), image.astype(np.float32))
+    gray = np.random.default_rng(0).integers(0, 256, (channels, 9, 5))
+    pixels = decode(encode_png((gray.astype(np.float32) + 0.5) / 256))
+    np.testing.assert_array_equal(fit(pixels, (channels, 9, 5)), gray)
 
 
 def test_values_beyond_black_and_white_are_clipped() -> None:
@@ -374,7 +369,7 @@ def test_a_contact_sheet_is_no_wider_than_its_images() -> None:
 def test_the_png_of_a_sheet_is_of_the_sheet() -> None:
     images = np.random.default_rng(0).random((5, 1, 4, 6))
     pixels = decode(sheet_png(images, columns=2, scale=3))
-    np.testing.assert_array_equal(pixels, np.rint(contact_sheet(images, columns=2, scale=3)[0] * 255))
+    np.testing.assert_array_equal(pixels, np.floor(contact_sheet(images, columns=2, scale=3)[0] * 256))
 
 
 def test_npy_is_read_without_pickle() -> None:

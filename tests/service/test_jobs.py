@@ -20,8 +20,8 @@ def runtime() -> Runtime:
 
 
 @pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return (np.random.default_rng(1).random((40, 1, 12, 12)) > 0.5).astype(np.float32)
+def gray() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (40, 1, 12, 12)).astype(np.uint8)
 
 
 def finish(runtime: Runtime, *jobs, rows: int = 512):
@@ -76,16 +76,16 @@ def test_drawn_samples_have_the_mean_images_frequencies(runtime):
     assert (np.abs(drawn.mean(0) - mean[0]) < bound).all()
 
 
-def test_reconstruction_passes_posterior_means_through_the_decoder(runtime, images):
+def test_reconstruction_passes_posterior_means_through_the_decoder(runtime, gray):
     model = runtime.model
-    posteriors = model.posteriors(torch.from_numpy(images))
+    posteriors = model.posteriors(model.likelihood.from_bytes(torch.from_numpy(gray)))
     expected = model.mean_image((posteriors["z1"].mean, posteriors["z2"].mean)).numpy()
-    result = finish(runtime, ReconstructJob(model, images, seed=0, draw=False))[0]
+    result = finish(runtime, ReconstructJob(model, gray, seed=0, draw=False))[0]
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
-def test_encodings_name_layers_and_responsibilities(runtime, images):
-    encoding = finish(runtime, EncodeJob(runtime.model, images))[0]
+def test_encodings_name_layers_and_responsibilities(runtime, gray):
+    encoding = finish(runtime, EncodeJob(runtime.model, gray))[0]
     assert list(encoding.mean) == ["z2", "z1"]
     assert encoding.mean["z1"].shape == (40, 5)
     assert (encoding.std["z2"] > 0).all()
@@ -93,15 +93,15 @@ def test_encodings_name_layers_and_responsibilities(runtime, images):
 
 
 @pytest.mark.parametrize("num_samples", [1, 7, 500, 1234])
-def test_log_likelihood_is_the_librarys_with_the_same_noise(runtime, images, num_samples):
-    job = LogLikelihoodJob(runtime.model, images[0], num_samples=num_samples, seed=11)
+def test_log_likelihood_is_the_librarys_with_the_same_noise(runtime, gray, num_samples):
+    job = LogLikelihoodJob(runtime.model, gray[0], num_samples=num_samples, seed=11)
     score = finish(runtime, job)[0]
     stream = np.random.default_rng(11)
 
     def noise(count: int) -> torch.Tensor:
         return torch.from_numpy(stream.standard_normal((1, count, runtime.model.noise_dim), dtype=np.float32))
 
-    x = torch.from_numpy(images[:1])
+    x = runtime.model.likelihood.from_bytes(torch.from_numpy(gray[:1]))
     expected = log_likelihood(runtime.model, x, num_samples=num_samples, noise=noise, mixture=runtime.mixture)
     assert score.num_samples == num_samples
     # float32 sums over 144 pixels, in another order
@@ -110,16 +110,16 @@ def test_log_likelihood_is_the_librarys_with_the_same_noise(runtime, images, num
 
 
 @pytest.mark.parametrize("num_samples", [3, 40, 700])
-def test_log_likelihoods_do_not_depend_on_what_they_are_batched_with(runtime, images, num_samples):
+def test_log_likelihoods_do_not_depend_on_what_they_are_batched_with(runtime, gray, num_samples):
     def jobs():
-        return [LogLikelihoodJob(runtime.model, x, num_samples=num_samples, seed=0) for x in images[:9]]
+        return [LogLikelihoodJob(runtime.model, x, num_samples=num_samples, seed=0) for x in gray[:9]]
 
     alone = [finish(runtime, job)[0].value.item() for job in jobs()]
     together = [score.value.item() for score in finish(runtime, *jobs())]
     assert alone == together
 
 
-def test_log_likelihoods_of_many_images_respect_the_row_limit(runtime, images):
-    jobs = [LogLikelihoodJob(runtime.model, x, num_samples=500, seed=0) for x in images[:4]]
+def test_log_likelihoods_of_many_images_respect_the_row_limit(runtime, gray):
+    jobs = [LogLikelihoodJob(runtime.model, x, num_samples=500, seed=0) for x in gray[:4]]
     LogLikelihoodJob.advance(runtime, jobs, max_rows=512)
     assert [job.rows for job in jobs] == [0, 500, 500, 500]

@@ -234,3 +234,14 @@ def test_the_summary_goes_into_json(trainer: Trainer) -> None:
     summary = json.loads(json.dumps(trainer.summary(), allow_nan=False))
     assert (summary["epochs"], summary["best_epoch"], summary["seed"]) == (1, 1, 1)
     assert summary["recipe"]["name"] == "tiny"
+
+
+def test_gray_images_train_at_the_middle_of_their_bins(recipe: Recipe, tmp_path: Path) -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (200, 1, 4, 4)).astype(np.uint8)
+    recipe = replace(recipe, model=replace(recipe.model, likelihood="logistic", prior="vampprior_data"))
+    trainer = Trainer(recipe, Dataset("gray", gray, gray, gray, levels=255), tmp_path, CPU)
+    before = trainer.run_epoch().valid_elbo
+    assert trainer.run_epoch().valid_elbo > before
+    pseudo_inputs = trainer.model.prior.pseudo_inputs
+    assert pseudo_inputs is not None
+    assert torch.equal(pseudo_inputs * 256 % 1, torch.full_like(pseudo_inputs, 0.5))

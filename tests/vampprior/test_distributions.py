@@ -200,3 +200,12 @@ def test_the_discretized_logistic_keeps_its_parameters_in_bounds() -> None:
     scores = logistic.log_prob(x, params)
     assert scores[0] == scores[1]
     assert scores[2] == scores[3]
+
+
+def test_gray_levels_become_the_pixels_of_each_likelihood():
+    gray = torch.arange(256, dtype=torch.uint8)
+    assert LIKELIHOODS["bernoulli"].from_bytes(gray).tolist() == [0.0] * 128 + [1.0] * 128
+    pixels = LIKELIHOODS["logistic"].from_bytes(gray)
+    assert pixels.dtype == torch.float32
+    assert torch.equal(torch.floor(256 * pixels), gray.float())
+    assert (pixels.min().item(), pixels.max().item()) == (1 / 512, 1 - 1 / 512)
