@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
+from training.catalogue import SHAPE, find_recipe
 from training.checkpoints import find_checkpoint, list_checkpoints
 from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
 from training.display import show_scoring, show_training
 from training.evaluation import Evaluation
 from training.machine import DeviceChoice, prepare
-from training.recipe import RecipeError, find_recipe, list_recipes
+from training.recipe import RecipeError
 from training.runs import Run
 from training.scoring import Plan
 from vampprior.checkpoint import Card, CheckpointError, read_card
@@ -44,7 +45,7 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes as many 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help=f"One of {', '.join(list_recipes())}, or the path of a .toml file.")],
+    recipe: Annotated[str, typer.Argument(help=f"{SHAPE}, or the path of a .toml file.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint if there is one.")] = False,
     version: Annotated[str, typer.Option(help="Version of the checkpoint.")] = "1",

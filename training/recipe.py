@@ -16,9 +16,7 @@ from vampprior.checkpoint import CHECKPOINT_NAME
 from vampprior.config import ModelConfig
 from vampprior.models import build_model
 
-__all__ = ["Recipe", "RecipeError", "find_recipe", "first_difference", "list_recipes"]
-
-RECIPES = Path(__file__).parent / "recipes"
+__all__ = ["Recipe", "RecipeError", "first_difference", "read_toml"]
 
 
 class RecipeError(ValueError):
@@ -130,12 +128,7 @@ class Recipe:
     @classmethod
     def from_toml(cls, path: Path) -> Recipe:
         """Read a recipe file; raises `RecipeError` if it is not one."""
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RecipeError(f"{path} is not TOML: {error}") from error
+        values = read_toml(path)
         try:
             return cls.from_dict(values)
         except RecipeError as error:
@@ -148,19 +141,14 @@ class Recipe:
         return values
 
 
-def list_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe of that name, or in the file of that path; raises `RecipeError` if there is none."""
-    if name.endswith(".toml"):
-        return Recipe.from_toml(Path(name))
-    if name not in list_recipes():
-        known = ", ".join(list_recipes())
-        raise RecipeError(f"no recipe {name!r}; there are {known}, or give the path of a .toml file")
-    return Recipe.from_toml(RECIPES / f"{name}.toml")
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says; raises `RecipeError` if it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
 
 
 def first_difference(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:

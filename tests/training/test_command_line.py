@@ -103,7 +103,7 @@ def one_line(answer: Any, code: int) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "nope"], "no recipe 'nope'; there are digits-hvae-vampprior, "),
+        (["train", "nope"], "no recipe 'nope'; give the path of a .toml file, or "),
         (["train", "missing.toml"], "missing.toml cannot be read: No such file or directory"),
         (["train", "RECIPE", "--version", "../1"], "the version '../1' must be lower-case letters"),
         (["train", "RECIPE", "--seed", "-1"], "training.seed must be between 0 and"),

@@ -5,16 +5,12 @@ from typing import Any
 
 import pytest
 
-from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, first_difference, list_recipes
+from training.catalogue import RECIPES, find_recipe
+from training.recipe import Recipe, RecipeError, first_difference
 
 
 def recipe_of(**changes: Any) -> Recipe:
     return Recipe.from_dict({"name": "r", "dataset": "digits", **changes})
-
-
-@pytest.mark.parametrize("name", list_recipes())
-def test_every_recipe_of_the_package_reads_and_is_called_like_its_file(name: str) -> None:
-    assert find_recipe(name).name == name
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -25,7 +21,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_the_template_for_own_images_spells_out_the_defaults() -> None:
-    template = find_recipe("own-images")
+    template = Recipe.from_toml(RECIPES / "own-images.toml")
     assert template == Recipe(template.name, template.dataset)
 
 
@@ -74,20 +70,10 @@ def test_a_recipe_that_does_not_fit_is_refused_with_the_reason(changes: dict[str
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("name = ")
-    with pytest.raises(RecipeError, match=r"broken\.toml is not TOML"):
+    with pytest.raises(RecipeError, match=r"^\S*broken\.toml is not TOML"):
         find_recipe(str(path))
     with pytest.raises(RecipeError, match=r"missing\.toml cannot be read: No such file"):
         find_recipe(str(tmp_path / "missing.toml"))
-
-
-def test_an_unknown_name_is_answered_with_those_there_are() -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'minst'; there are digits-hvae-vampprior, own-images, static"):
-        find_recipe("minst")
-
-
-def test_nothing_outside_the_package_is_a_recipe_by_name() -> None:
-    with pytest.raises(RecipeError, match="no recipe"):
-        find_recipe(f"../recipes/{next(RECIPES.glob('*.toml')).stem}")
 
 
 def test_the_first_difference_of_two_recipes_is_named() -> None:
