@@ -21,9 +21,11 @@ from training.datasets import DATASETS, Dataset, DatasetError, data_directory, l
 from training.display import show_scoring, show_training
 from training.evaluation import Evaluation
 from training.machine import DeviceChoice, prepare
+from training.options import DataDir, Device, RunsDir, Store, Threads
 from training.recipe import RecipeError
 from training.runs import Run
 from training.scoring import Plan
+from training.table import table
 from vampprior.checkpoint import Card, CheckpointError, read_card
 from vampprior.distributions import LIKELIHOODS
 from vampprior.machine import device_name
@@ -33,14 +35,7 @@ app = typer.Typer(
 )
 console = Console(markup=False, width=None if sys.stdout.isatty() else 200)  # nothing is cut short in a file
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Where data sets are kept, instead of VAMP_DATA_DIR or a folder of the user's cache."),
-]
-RunsDir = Annotated[Path, typer.Option(help="Where the state of runs is kept.")]
-Store = Annotated[Path, typer.Option(help="Where checkpoints are kept.")]
-Device = Annotated[DeviceChoice, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes as many as this process may use.")]
+app.command()(table)
 
 
 @app.command()

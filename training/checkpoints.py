@@ -1,14 +1,16 @@
-"""Checkpoints in a store, `<store>/<name>/<version>/`: where a new one goes, and how to find one by name."""
+"""Checkpoints in a store, `<store>/<name>/<version>/`: where a new one goes, how to find one, and its data."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from training.datasets import Dataset, DatasetError, load_suited
 from training.recipe import RecipeError
-from vampprior.checkpoint import CARD_FILE, CHECKPOINT_NAME, CheckpointError
+from vampprior.checkpoint import CARD_FILE, CHECKPOINT_NAME, Card, CheckpointError
+from vampprior.distributions import LIKELIHOODS
 
-__all__ = ["find_checkpoint", "list_checkpoints", "new_checkpoint"]
+__all__ = ["dataset_of", "find_checkpoint", "list_checkpoints", "new_checkpoint"]
 
 
 def new_checkpoint(store: Path, name: str, version: str) -> Path:
@@ -38,6 +40,22 @@ def find_checkpoint(reference: str, store: Path) -> Path:
         known = ", ".join(f"{folder.parent.name}@{folder.name}" for folder in folders) or "none"
         raise CheckpointError(f"no checkpoint {reference!r} in {store}, nor a folder of that name; there are: {known}")
     return matching[-1]
+
+
+def dataset_of(card: Card, directory: Path | None = None) -> Dataset:
+    """The data set that a checkpoint was trained on.
+
+    Raises `CheckpointError` if its card does not say which, and `DatasetError` if that cannot be had or has other test
+    images now.
+    """
+    try:
+        name, wanted = card.training["recipe"]["dataset"], card.dataset["sha256"]["test"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the card of {card.name}@{card.version} does not say what it was trained on") from error
+    dataset = load_suited(str(name), LIKELIHOODS[card.model.likelihood], directory)
+    if dataset.describe()["sha256"]["test"] != wanted:
+        raise DatasetError(f"the test images of {name} are not those that {card.name}@{card.version} was trained with")
+    return dataset
 
 
 def _order(version: str) -> list[int]:

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.datasets import Dataset, DatasetError, load_suited
+from training.checkpoints import dataset_of
 from training.display import ShowScores
 from training.plots import draw_histogram
 from training.scoring import Plan, Scores
-from vampprior.checkpoint import Card, CheckpointError, load_checkpoint, write_card
+from vampprior.checkpoint import Card, load_checkpoint, write_card
 from vampprior.machine import device_name
-from vampprior.models import LatentModel
 
 __all__ = ["HISTOGRAM_FILE", "Evaluation"]
 
@@ -37,7 +36,7 @@ class Evaluation:
     def __init__(self, folder: Path, plan: Plan, runs: Path, data_directory: Path | None = None) -> None:
         self.folder, self.plan, self.device = folder, plan, torch.device(plan.device)
         model, self.card = load_checkpoint(folder)
-        self.dataset = _dataset(self.card, model, data_directory)
+        self.dataset = dataset_of(self.card, data_directory)
         self.model = model.to(self.device)
         self.chosen = plan.choose(len(self.dataset.test))
         key = plan.key(self.card.weights_sha256, self.card.dataset["sha256"]["test"])
@@ -114,15 +113,3 @@ class Evaluation:
         images = torch.from_numpy(self.dataset.gray("test"))
         for batch in torch.split(indices, BATCH):
             yield self.model.likelihood.from_bytes(images[batch].to(self.device))
-
-
-def _dataset(card: Card, model: LatentModel, directory: Path | None) -> Dataset:
-    """The data set that the checkpoint was trained on."""
-    try:
-        name, wanted = card.training["recipe"]["dataset"], card.dataset["sha256"]["test"]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"the card of {card.name}@{card.version} does not say what it was trained on") from error
-    dataset = load_suited(str(name), model.likelihood, directory)
-    if dataset.describe()["sha256"]["test"] != wanted:
-        raise DatasetError(f"the test images of {name} are not those that {card.name}@{card.version} was trained with")
-    return dataset
