@@ -27,9 +27,6 @@ __all__ = ["Engine"]
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
-BATCH_ROWS = 512
-"""Rows that pass through the networks at once: past a few hundred, larger temporaries cost more than they save."""
-
 
 class Engine:
     """Runs jobs on one model.
@@ -109,7 +106,7 @@ class Engine:
         with torch.inference_mode():
             while self._wait():
                 for queue in (self._light, self._heavy):
-                    if batch := self._take(queue):
+                    if batch := self._take(queue, runtime.chunk_rows):
                         self._advance(runtime, queue, batch)
         for ticket in (*self._light, *self._heavy):
             ticket.settle(asyncio.CancelledError())
@@ -120,8 +117,8 @@ class Engine:
             self._wake.wait_for(lambda: self._closed or self._light or self._heavy)
             return not self._closed
 
-    def _take(self, queue: deque[_Ticket]) -> list[_Ticket]:
-        """Remove the oldest job and all that can go with it, and drop those nobody waits for any more."""
+    def _take(self, queue: deque[_Ticket], max_rows: int) -> list[_Ticket]:
+        """Remove the oldest job and what can go with it up to `max_rows`, and drop what nobody waits for any more."""
         with self._wake:
             live = [ticket for ticket in queue if not ticket.cancelled]
             for ticket in queue:
@@ -132,7 +129,7 @@ class Engine:
             rows = 0
             queue.clear()
             for ticket in live:
-                if rows < BATCH_ROWS and (not batch or ticket.goes_with(batch[0])):
+                if rows < max_rows and (not batch or ticket.goes_with(batch[0])):
                     batch.append(ticket)
                     rows += ticket.job.rows
                 else:
@@ -145,7 +142,7 @@ class Engine:
         started = time.perf_counter()
         failure: Exception | None = None
         try:
-            type(jobs[0]).advance(runtime, jobs, BATCH_ROWS)
+            type(jobs[0]).advance(runtime, jobs, runtime.chunk_rows)
         except Exception as error:
             logger.exception("%s of model %s failed", operation, self.name)
             failure = error

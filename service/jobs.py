@@ -27,9 +27,6 @@ BLOCK_ROWS = 16
 """Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
 whatever it was batched with."""
 
-CHUNK_SAMPLES = 500
-"""Importance samples of one image that pass through the networks at once."""
-
 
 @dataclass(frozen=True)
 class Runtime:
@@ -38,6 +35,11 @@ class Runtime:
     model: LatentModel
     mixture: Mixture
     device: torch.device
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that pass through the networks at once."""
+        return self.model.chunk_rows
 
     def to_device(self, array: Tensor) -> Tensor:
         """The tensor where the model is."""
@@ -231,6 +233,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     def __init__(self, model: LatentModel, gray: Gray, *, num_samples: int, seed: int) -> None:
         self.x = model.likelihood.from_bytes(torch.from_numpy(gray)).unsqueeze(0)
         self.rows = num_samples
+        self.chunk = model.chunk_rows
         self.noise = np.random.default_rng(seed)
         self.noise_dim = model.noise_dim
         self.context: Context | None = None
@@ -239,7 +242,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     @property
     def key(self) -> int:  # type: ignore[override]
         """Samples in the next chunk: images whose chunks are of one length advance together."""
-        return min(self.rows, CHUNK_SAMPLES)
+        return min(self.rows, self.chunk)
 
     @classmethod
     def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:

@@ -19,7 +19,7 @@ from training.catalogue import SHAPE, find_recipe
 from training.checkpoints import find_checkpoint, list_checkpoints
 from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
 from training.display import show_scoring, show_training
-from training.evaluation import Evaluation
+from training.evaluation import Evaluation, default_chunk_rows
 from training.machine import DeviceChoice, prepare
 from training.options import DataDir, Device, RunsDir, Store, Threads
 from training.recipe import RecipeError
@@ -109,7 +109,9 @@ def evaluate(
     max_images: Annotated[int | None, typer.Option(min=2, help="Score so many test images, drawn at random.")] = None,
     chunk_rows: Annotated[
         int | None,
-        typer.Option(min=1, help="Rows (images times samples) at once, instead of 500 or, on a GPU, 50000."),
+        typer.Option(
+            min=1, help="Rows (images times samples) at once, instead of what suits the model and the device."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the images drawn and of all noise.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue an equal evaluation that was interrupted.")] = True,
@@ -123,7 +125,7 @@ def evaluate(
     folder = find_checkpoint(checkpoint, store)
     with _interruptible(lambda: "the same command goes on"):
         machine = prepare(device, threads)
-        rows = chunk_rows or (50_000 if machine.type == "cuda" else 500)
+        rows = chunk_rows or default_chunk_rows(folder, machine)
         evaluation = Evaluation(folder, Plan(num_samples, max_images, rows, seed, machine.type), runs_dir, data_dir)
         scores, total = evaluation.scores, len(evaluation.chosen)
         if resume:

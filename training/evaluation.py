@@ -16,14 +16,20 @@ from training.checkpoints import dataset_of
 from training.display import ShowScores
 from training.plots import draw_histogram
 from training.scoring import Plan, Scores
-from vampprior.checkpoint import Card, load_checkpoint, write_card
+from vampprior.checkpoint import Card, load_checkpoint, read_card, write_card
 from vampprior.machine import device_name
+from vampprior.models import MODELS
 
-__all__ = ["HISTOGRAM_FILE", "Evaluation"]
+__all__ = ["HISTOGRAM_FILE", "Evaluation", "default_chunk_rows"]
 
 HISTOGRAM_FILE = "log_likelihoods.png"
 ACTIVE_VARIANCE = 0.01
 BATCH = 500
+
+
+def default_chunk_rows(folder: Path, device: torch.device) -> int:
+    """Rows that are best computed at once with a checkpoint's model: a hundred times more on a GPU."""
+    return MODELS[read_card(folder).model.model].chunk_rows * (100 if device.type == "cuda" else 1)
 
 
 class Evaluation:

@@ -117,19 +117,20 @@ def log_likelihood(
     x: Tensor,
     *,
     num_samples: int = 5000,
-    chunk_rows: int = 500,
+    chunk_rows: int | None = None,
     noise: NoiseSource | None = None,
     mixture: Mixture | None = None,
 ) -> LogLikelihood:
     """Estimate log p(x) of each image with `num_samples` importance samples, in nats.
 
     x:          images (N, C, H, W)
-    chunk_rows: rows (images times samples) that pass through the networks at once; bounds the memory
+    chunk_rows: rows (images times samples) that pass through the networks at once; by default the model's own
     noise:      where the noise comes from; by default torch's global generator
     mixture:    the prior, where the caller already has it
 
     Raises `ValueError` unless both numbers are positive.
     """
+    chunk_rows = model.chunk_rows if chunk_rows is None else chunk_rows
     if num_samples < 1 or chunk_rows < 1:
         raise ValueError(f"num_samples and chunk_rows must be positive, not {num_samples} and {chunk_rows}")
     mixture = model.prior_mixture() if mixture is None else mixture

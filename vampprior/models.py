@@ -68,6 +68,8 @@ class LatentModel(nn.Module, ABC):
     """Width of each stochastic layer, top first: the order in which they are drawn."""
     autoregressive: ClassVar[bool] = False
     """Whether pixels depend on each other given the latents: then an image can be drawn but has no mean to show."""
+    chunk_rows: ClassVar[int] = 500
+    """Rows that are best computed at once on a CPU: more gain nothing, take memory and keep other work waiting."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -219,6 +221,7 @@ class HVAE(LatentModel):
 class ConvHVAE(HVAE):
     """The two-layer model with gated convolutions in the encoders and the decoder."""
 
+    chunk_rows = 32
     top_encoder = ConvEncoder
     bottom_posterior = ConvPosterior
     decoder = ConvDecoder
@@ -228,6 +231,7 @@ class PixelHVAE(HVAE):
     """The two-layer model with convolutional encoders and a PixelCNN decoder, which draws pixel after pixel."""
 
     autoregressive = True
+    chunk_rows = 32
     top_encoder = ConvEncoder
     bottom_posterior = ConvPosterior
     decoder = PixelCNNDecoder
