@@ -20,6 +20,7 @@ from training.checkpoints import find_checkpoint, list_checkpoints
 from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
 from training.display import show_scoring, show_training
 from training.evaluation import Evaluation, default_chunk_rows
+from training.figures import app as figures
 from training.machine import DeviceChoice, prepare
 from training.options import DataDir, Device, RunsDir, Store, Threads
 from training.recipe import RecipeError
@@ -34,8 +35,6 @@ app = typer.Typer(
     name="python -m training", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 console = Console(markup=False, width=None if sys.stdout.isatty() else 200)  # nothing is cut short in a file
-
-app.command()(table)
 
 
 @app.command()
@@ -169,6 +168,10 @@ def models(store: Store = Path("model_store")) -> None:
     if not table.rows:
         raise CheckpointError(f"there is no checkpoint in {store}; `python -m training train` makes one")
     console.print(table)
+
+
+app.command()(table)
+app.add_typer(figures, name="figure")
 
 
 def _describe(card: Card) -> list[str]:

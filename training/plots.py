@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-__all__ = ["draw_curves", "draw_histogram", "y_limits"]
+__all__ = ["TRAIN", "VALID", "clean", "draw_curves", "draw_histogram", "y_limits"]
 
 TRAIN, VALID, BEST, WARMUP = "#4c78a8", "#e45756", "#333333", "#f2cf5b"
 
@@ -34,7 +34,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, *, title: str, wa
         axes.set_ylim(y_limits([*values["train"], *values["valid"]]))
         axes.axvspan(0, min(warmup_epochs, epochs[-1]), color=WARMUP, alpha=0.2, linewidth=0, label="warm-up")
         axes.axvline(best["epoch"], color=BEST, linestyle=":", linewidth=1.0)
-        _clean(axes)
+        clean(axes)
     label = f"best: {best['valid_elbo']:.2f} at epoch {best['epoch']}"
     elbo.plot([best["epoch"]], [best["valid_elbo"]], "o", color=BEST, markersize=5, label=label, zorder=3)
     elbo.set(ylabel="ELBO (nats)", title=title)
@@ -52,7 +52,7 @@ def draw_histogram(values: NDArray[np.float64], path: Path, *, title: str) -> No
     axes.axvline(values.mean(), color=VALID, linewidth=1.4, label=f"mean {values.mean():.2f}")
     axes.set(xlabel="log-likelihood (nats)", ylabel="test images", title=title)
     axes.legend(loc="upper left", frameon=False)
-    _clean(axes)
+    clean(axes)
     figure.savefig(path, dpi=120)
 
 
@@ -64,7 +64,8 @@ def y_limits(values: Sequence[float]) -> tuple[float, float]:
     return float(middle.min()) - margin, float(middle.max()) + margin
 
 
-def _clean(axes: Axes) -> None:
+def clean(axes: Axes) -> None:
+    """No frame where there is no axis, and a grid behind what is drawn."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)

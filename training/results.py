@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from training.checkpoints import list_checkpoints
 from training.paper import Cell, Unit, unit_of
 from vampprior.checkpoint import Card, CheckpointError, read_card
 
-__all__ = ["Cards", "Result", "dataset_name", "number", "reference", "score"]
+__all__ = ["Cards", "Result", "active_units", "dataset_name", "newest", "number", "reference", "score"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,10 @@ class Cards:
         """What it holds of the cell's model fitted to the data set that stands in for the cell's."""
         return self._result(cell, () if cell.data.substitute is None else (cell.data.substitute,))
 
-    def _result(self, cell: Cell, names: Iterable[str]) -> Result:
-        splits = []
-        for name in names:
-            fitting = [card for card in self.cards if dataset_name(card) == name and cell.fits(card.model)]
-            splits.append(newest(fitting))
-        return Result(cell.data.unit, tuple(card for card in splits if card is not None), len(splits))
+    def _result(self, cell: Cell, names: Sequence[str]) -> Result:
+        fitting = [card for card in self.cards if cell.fits(card.model)]
+        splits = [[card for card in fitting if dataset_name(card) == name] for name in names]
+        return Result(cell.data.unit, tuple(newest(split) for split in splits if split), len(splits))
 
 
 @dataclass(frozen=True)
@@ -103,9 +101,9 @@ class Result:
         return statistics.stdev(value for value, _ in self.scores) if len(self.scores) > 1 else None
 
 
-def newest(cards: list[Card]) -> Card | None:
+def newest(cards: Sequence[Card]) -> Card:
     """The newest version; of checkpoints of several names the first name's, so that variants do not displace it."""
-    return next((card for card in reversed(cards) if card.name == cards[0].name), None)
+    return next(card for card in reversed(cards) if card.name == cards[0].name)
 
 
 def score(card: Card, unit: Unit | None = None) -> tuple[float, float] | None:
@@ -124,6 +122,13 @@ def number(values: Mapping[str, Any], key: str) -> float | None:
     """A number of a card's free parts, which may have been written by hand; None if there is no such number."""
     value = values.get(key)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def active_units(card: Card) -> dict[str, float]:
+    """Active units by layer, top first; empty before evaluation."""
+    units = card.metrics.get("active_units")
+    layers = units if isinstance(units, Mapping) else {}
+    return {layer: count for layer in layers if (count := number(layers, layer)) is not None}
 
 
 def dataset_name(card: Card) -> str:
