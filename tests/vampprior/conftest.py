@@ -13,12 +13,7 @@ from torch import Tensor
 from vampprior import LIKELIHOODS, MODELS, PRIORS, LatentModel, ModelConfig, build_model
 
 TINY = {"image_shape": (1, 4, 4), "z1_dim": 3, "z2_dim": 2, "hidden_dim": 7, "num_components": 5}
-# every model with every likelihood, the priors in turn
-PAIRS = list(product(sorted(MODELS), sorted(LIKELIHOODS)))
-KINDS = [
-    (*PAIRS[i % len(PAIRS)], sorted(PRIORS)[i % len(PRIORS)])  # long enough for all of either
-    for i in range(max(len(PAIRS), len(PRIORS)))
-]
+KINDS = list(product(sorted(MODELS), sorted(PRIORS), sorted(LIKELIHOODS)))
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +57,8 @@ def tiny_model(tiny_config: Callable[..., ModelConfig]) -> Callable[..., LatentM
 
 @pytest.fixture(params=KINDS, ids="-".join)
 def config(request: pytest.FixtureRequest, tiny_config: Callable[..., ModelConfig]) -> ModelConfig:
-    """Every model kind, prior and likelihood."""
-    model, likelihood, prior = request.param
+    """Every model with every prior and every likelihood."""
+    model, prior, likelihood = request.param
     return tiny_config(model=model, prior=prior, likelihood=likelihood)
 
 
