@@ -1,15 +1,15 @@
-"""Files from their public homes, each checked against its sha256."""
+"""Files from their public homes, each checked against its checksum."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from training.checksums import Checksum
 from training.splits import DatasetError
 
 __all__ = ["RemoteFile", "download"]
@@ -19,15 +19,20 @@ TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file's address and the sha256 of its bytes."""
+    """A file's address and the checksum of its bytes."""
 
     url: str
-    sha256: str
+    checksum: Checksum
 
     @property
     def name(self) -> str:
         """The last part of its address, under which it is kept."""
         return self.url.rpartition("/")[2]
+
+    def verify(self, path: Path) -> None:
+        """Raise `DatasetError` if what lies at that path is not this file."""
+        if (found := self.checksum.of(path)) != self.checksum:
+            raise DatasetError(f"what came has {found}, not {self.checksum.digest}")
 
 
 def download(files: Mapping[str, RemoteFile], folder: Path) -> dict[str, Path]:
@@ -35,11 +40,24 @@ def download(files: Mapping[str, RemoteFile], folder: Path) -> dict[str, Path]:
 
     Raises `DatasetError`, which says how to get them by hand, if one cannot be had or is not what it should be.
     """
+    paths = {key: folder / file.name for key, file in files.items()}
+    missing = [file for key, file in files.items() if not _is_there(file, paths[key])]
+    if missing:
+        urls = ", ".join(file.url for file in missing)
+        _fetch(missing, folder, f"put the files by hand into {folder.absolute()} and try again: {urls}")
+    return paths
+
+
+def _is_there(file: RemoteFile, path: Path) -> bool:
+    return path.is_file() and file.checksum.of(path) == file.checksum
+
+
+def _fetch(files: Iterable[RemoteFile], folder: Path, remedy: str) -> None:
     try:
-        import pooch
+        from pooch import HTTPDownloader
     except ImportError as error:
-        raise DatasetError(f"downloads need pooch: pip install pooch, or {_by_hand(files, folder)}") from error
-    pooch.get_logger().setLevel(logging.WARNING)
+        raise DatasetError(f"downloads need pooch: pip install pooch, or {remedy}") from error
+    folder.mkdir(parents=True, exist_ok=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -47,23 +65,18 @@ def download(files: Mapping[str, RemoteFile], folder: Path) -> dict[str, Path]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    paths = {}
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for key, file in files.items():
-            bar = _Bar(progress, file.name)
-            fetch = pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT_SECONDS, chunk_size=65536)
+        for file in files:
+            fetch = HTTPDownloader(_Bar(progress, file.name), timeout=TIMEOUT_SECONDS, chunk_size=65536)
+            partial = folder / f"{file.name}.partial"
             try:
-                got = pooch.retrieve(file.url, f"sha256:{file.sha256}", file.name, folder, downloader=fetch)
-            except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong hash is a ValueError
+                fetch(file.url, str(partial), None)
+                file.verify(partial)
+            except (OSError, DatasetError) as error:  # requests' errors are OSErrors
+                partial.unlink(missing_ok=True)
                 reason = " ".join(str(error).split())
-                raise DatasetError(f"cannot download {file.url} ({reason}); {_by_hand(files, folder)}") from error
-            paths[key] = Path(got)
-    return paths
-
-
-def _by_hand(files: Mapping[str, RemoteFile], folder: Path) -> str:
-    urls = ", ".join(file.url for file in files.values())
-    return f"put the files by hand into {folder.absolute()} and try again: {urls}"
+                raise DatasetError(f"cannot download {file.url} ({reason}); {remedy}") from error
+            partial.replace(folder / file.name)
 
 
 class _Bar:

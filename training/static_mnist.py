@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.archives import Archive
+from training.archives import Archive, Origin, StoredArray
+from training.checksums import Sha256
 from training.downloads import RemoteFile
 from training.splits import DatasetError, Pixels
 
@@ -41,16 +42,22 @@ def _convert(paths: Mapping[str, Path]) -> dict[str, Pixels]:
 STATIC_MNIST = Archive(
     name="static_mnist",
     summary="MNIST with a fixed binarization, 28x28, 50000 / 10000 / 10000 images",
-    files={
-        "train": RemoteFile(f"{HOME}train.amat", "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d"),
-        "valid": RemoteFile(f"{HOME}valid.amat", "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2"),
-        "test": RemoteFile(f"{HOME}test.amat", "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c"),
+    file="static_mnist.npz",
+    arrays={
+        "train": StoredArray((50000, 28, 28), "43490d4d6ac9002727af4426d8748609fdb7e4094fa65ad8d681ea60082a7a5a"),
+        "valid": StoredArray((10000, 28, 28), "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e"),
+        "test": StoredArray((10000, 28, 28), "ca0294c3b8d984c7a1dc891015a8eea6f37bae59a34e35ea0fc8c47110a8dd86"),
     },
-    convert=_convert,
-    sha256={
-        "train": "43490d4d6ac9002727af4426d8748609fdb7e4094fa65ad8d681ea60082a7a5a",
-        "valid": "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e",
-        "test": "ca0294c3b8d984c7a1dc891015a8eea6f37bae59a34e35ea0fc8c47110a8dd86",
-    },
+    origin=Origin(
+        files={
+            split: RemoteFile(f"{HOME}{split}.amat", Sha256(digest))
+            for split, digest in {
+                "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+                "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+                "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+            }.items()
+        },
+        convert=_convert,
+    ),
     levels=1,
 )

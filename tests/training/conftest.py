@@ -1,9 +1,14 @@
-"""A recipe small enough to train in a second, and the command line as a function."""
+"""A recipe small enough to train in a second, the command line as a function, and a home for small data sets."""
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +16,11 @@ import pytest
 import torch
 
 from training.__main__ import main
+from training.archives import Archive
 from training.datasets import Dataset, load_dataset
 from training.recipe import Recipe
 from training.runs import Run
+from training.splits import Pixels
 from training.trainer import Trainer
 
 TINY = """
@@ -105,3 +112,41 @@ def metrics_of() -> Callable[[Path], list[dict[str, float]]]:
         return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
     return read
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Archive, Mapping[str, bytes], Mapping[str, Pixels]], Archive]]:
+    """Gives a data set in small: its files, with other content, at home on a server of their own, and other arrays."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "home"
+    folder.mkdir()
+
+    def move(archive: Archive, contents: Mapping[str, bytes], arrays: Mapping[str, Pixels]) -> Archive:
+        assert archive.origin
+        files = {}
+        for key, content in contents.items():
+            file = archive.origin.files[key]
+            (folder / file.name).write_bytes(content)
+            checksum = file.checksum.of(folder / file.name)
+            files[key] = replace(file, url=f"http://127.0.0.1:{server.server_port}/{file.name}", checksum=checksum)
+        stored = {name: replace(archive.arrays[name], shape=array.shape) for name, array in arrays.items()}
+        digests = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+        return replace(
+            archive,
+            arrays={name: replace(array, sha256=array.sha256 and digests[name]) for name, array in stored.items()},
+            origin=replace(archive.origin, files=files),
+        )
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield move
+        server.shutdown()
+        thread.join()
