@@ -8,7 +8,12 @@ from typing import Protocol
 
 import platformdirs
 
+from training.caltech101 import CALTECH101_SILHOUETTES
 from training.digits import Digits
+from training.frey_faces import FREY_FACES
+from training.histopathology import HISTOPATHOLOGY
+from training.mnist import DYNAMIC_MNIST, FASHION_MNIST
+from training.omniglot import OMNIGLOT, OMNIGLOT_RAW28
 from training.own_images import load_own_images
 from training.splits import Dataset, DatasetError, Pixels
 from training.static_mnist import STATIC_MNIST
@@ -20,8 +25,12 @@ __all__ = ["DATASETS", "Dataset", "DatasetError", "Pixels", "Source", "data_dire
 class Source(Protocol):
     """Where a data set comes from.
 
+    name:    under which recipes and checkpoints know it
     summary: what it is, in a few words
     """
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def summary(self) -> str: ...
@@ -36,7 +45,18 @@ class Source(Protocol):
         """Read and verify it; raises `DatasetError` if it is damaged."""
 
 
-DATASETS: dict[str, Source] = {"static_mnist": STATIC_MNIST, "digits": Digits()}
+SOURCES: tuple[Source, ...] = (
+    STATIC_MNIST,
+    Digits(),
+    DYNAMIC_MNIST,
+    OMNIGLOT,
+    OMNIGLOT_RAW28,
+    CALTECH101_SILHOUETTES,
+    *FREY_FACES,
+    HISTOPATHOLOGY,
+    FASHION_MNIST,
+)
+DATASETS = {source.name: source for source in SOURCES}
 
 
 def data_directory() -> Path:

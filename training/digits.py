@@ -18,6 +18,7 @@ class Digits:
     Pixels are 0 to 16 in the original; here they are 1 from 8 on and 0 below.
     """
 
+    name = "digits"
     summary = "handwritten digits that come with scikit-learn, 8x8, 1297 / 250 / 250 images, black and white"
 
     def is_there(self, directory: Path) -> bool:  # noqa: ARG002
@@ -36,4 +37,4 @@ class Digits:
 
         images = load_digits().images.astype(np.uint8)[:, None]
         splits = shuffled_splits(images, num_valid=250, num_test=250)
-        return Dataset.of("digits", splits, levels=16).thresholded()
+        return Dataset.of(self.name, splits, levels=16).thresholded()

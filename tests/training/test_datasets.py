@@ -57,8 +57,16 @@ def test_a_card_tells_data_sets_apart_by_one_pixel() -> None:
 
 
 def test_an_unknown_data_set_is_answered_with_those_there_are() -> None:
-    with pytest.raises(DatasetError, match="no data set 'cifar'; there are static_mnist, digits, or give the path"):
+    with pytest.raises(
+        DatasetError, match=r"no data set 'cifar'; there are static_mnist, .*, or give the path"
+    ) as info:
         load_dataset("cifar")
+    assert all(name in str(info.value) for name in DATASETS)
+
+
+def test_each_data_set_goes_by_its_own_name() -> None:
+    assert [source.name for source in DATASETS.values()] == list(DATASETS)
+    assert len({source.summary for source in DATASETS.values()}) == len(DATASETS)
 
 
 def test_own_gray_images_become_black_and_white_for_binary_pixels_only(tmp_path: Path) -> None:
