@@ -17,9 +17,10 @@ from training.results import active_units, number
 from training.sweep import Sweep
 from vampprior.checkpoint import Card
 
-__all__ = ["draw_active_units", "draw_bounds", "draw_densities"]
+__all__ = ["density", "draw_active_units", "draw_bounds", "draw_densities"]
 
-COLORS, DASHES = (TRAIN, VALID), (":", "--")
+COLORS = {"MoG": TRAIN, "VampPrior": VALID}
+DASHES = (":", "--")
 BINS = 50
 
 
@@ -50,24 +51,26 @@ def draw_densities(rows: Sequence[Sequence[Card]], path: Path) -> None:
     The paper counts images; cards hold quantiles, between which the density is taken to be constant.
     """
     width = max(len(row) for row in rows)
-    figure = Figure(figsize=(3.6 * width, 2.9 * len(rows)), layout="constrained")
-    for line, row in zip(figure.subplots(len(rows), width, squeeze=False), rows, strict=True):
+    figure = Figure(figsize=(3.2 * width + 0.6, 2.6 * len(rows) + 0.4), layout="constrained")
+    figure.supxlabel("log-likelihood of a test image (nats)", fontsize=10)
+    figure.supylabel("density, constant between quantiles", fontsize=10)
+    grid = figure.subplots(len(rows), width, squeeze=False, sharex="row", sharey="row")
+    for line, row in zip(grid, rows, strict=True):
         values = [value for card in row for value in card.log_likelihood_quantiles["values"]]
         edges = np.linspace(min(values), max(values), BINS + 1)
         for axes in line[len(row) :]:
             axes.axis("off")
         for axes, card in zip(line, row, strict=False):
-            axes.stairs(_density(card, edges), edges, fill=True, color=TRAIN)
+            axes.stairs(density(card, edges), edges, fill=True, color=TRAIN)
             if (mean := number(card.metrics, "log_likelihood")) is not None:
                 axes.axvline(mean, color=VALID, linewidth=1.4, label=f"mean {mean:.2f}")
                 axes.legend(loc="upper left", frameon=False, fontsize=8)
             axes.set_title(card.name, fontsize=9, wrap=True)
-            axes.set(xlabel="log-likelihood (nats)", ylabel="density (per nat), from quantiles")
             clean(axes)
     figure.savefig(path, dpi=150, format="png")
 
 
-def _density(card: Card, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+def density(card: Card, edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the test images per nat in each bin."""
     quantiles = card.log_likelihood_quantiles
     below = np.interp(edges, quantiles["values"], quantiles["probabilities"], left=0.0, right=1.0)
@@ -84,13 +87,15 @@ def _draw_sweep(axes: Axes, sweep: Sweep, metric: Callable[[Card], float | None]
     def value(card: Card) -> float:
         return math.nan if (found := metric(card)) is None else found
 
-    for (prior, cards), color in zip(sweep.varied.items(), COLORS, strict=False):
-        axes.plot(list(cards), [value(card) for card in cards.values()], "o-", color=color, label=prior, linewidth=1.4)
+    for prior, cards in sweep.varied.items():
+        values = [value(card) for card in cards.values()]
+        axes.plot(list(cards), values, "o-", color=COLORS.get(prior), label=prior, linewidth=1.4)
     for (prior, card), dashes in zip(sweep.constants.items(), DASHES, strict=False):
         axes.axhline(value(card), color="#333333", linestyle=dashes, label=prior, linewidth=1.2)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sorted({k for cards in sweep.varied.values() for k in cards})))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params("x", rotation=60)
     axes.legend(frameon=False)
     clean(axes)

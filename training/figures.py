@@ -27,7 +27,8 @@ app = typer.Typer(help="Draw a figure of the paper from checkpoints.", no_args_i
 SIDE = 6
 """Images of a panel, each way."""
 CHOSEN = 3
-PROTOTYPE_COLUMNS, PROTOTYPE_ROWS = 24, 6
+SHEET_COLUMNS, SHEET_ROWS = 8, 6
+"""Pseudo-inputs of the sheet below each chosen one, which are smaller."""
 
 Checkpoint = Annotated[str, typer.Argument(help="Its folder, or its name or name@version in the store.")]
 Checkpoints = Annotated[list[str], typer.Argument(help="Their folders, or their names or name@version in the store.")]
@@ -87,8 +88,9 @@ def prototypes(
         Panel(f"pseudo-input {index}", torch.cat([inputs[index : index + 1], images]), SIDE)
         for index, images in drawn.items()
     ]
-    shown = inputs[shuffled[: PROTOTYPE_COLUMNS * PROTOTYPE_ROWS]]
-    sheet = Panel(f"{len(shown)} of {len(inputs)} pseudo-inputs", shown, PROTOTYPE_COLUMNS)
+    columns = SHEET_COLUMNS * len(groups)
+    shown = inputs[shuffled[: columns * SHEET_ROWS]]
+    sheet = Panel(f"{len(shown)} of {len(inputs)} pseudo-inputs, each stretched to full brightness", shown, columns)
     draw_prototypes(groups, sheet, output, title=card.name)
     print(output)
 
