@@ -76,7 +76,11 @@ LayoutParameter = Annotated[Layout, Depends(_layout)]
 Seed = Annotated[int, Query(ge=0, le=MAX_SEED, description="The same seed gives the same answer.")]
 
 Mode = Annotated[
-    Literal["mean", "draw"], Query(description="`mean`: the expected image; `draw`: pixels drawn from p(x | z).")
+    Literal["mean", "draw"],
+    Query(
+        description="`mean`: the expected image; `draw`: pixels drawn from p(x | z). "
+        "A model with a PixelCNN decoder has no mean to show: its images are draws in either mode."
+    ),
 ]
 
 

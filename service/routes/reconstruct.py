@@ -29,7 +29,7 @@ async def reconstruct(
     """Encode and decode images.
 
     `mean` passes the posterior means through the decoder; `draw` draws the latents from the posterior and the pixels
-    from the decoder, with `seed`. Binary models see the upload thresholded at one half.
+    from the decoder, with `seed`. Binary models see the upload thresholded at one half, gray ones as it is.
     """
 
     async def compute() -> bytes:
