@@ -73,7 +73,7 @@ def draw_prototypes(groups: Sequence[Panel], prototypes: Panel, path: Path, *, t
 
 def _show(axes: Axes, panel: Panel, width: float) -> None:
     axes.imshow(_sheet(panel), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-    axes.set_title(textwrap.fill(panel.title, width=int(LETTERS * width)), fontsize=8)
+    axes.set_title(textwrap.fill(panel.title, width=int(LETTERS * width)), fontsize=8, parse_math=False)
     axes.axis("off")
 
 

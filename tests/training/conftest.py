@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -22,6 +22,8 @@ from training.recipe import Recipe
 from training.runs import Run
 from training.splits import Pixels
 from training.trainer import Trainer
+from vampprior.checkpoint import Card, write_card
+from vampprior.config import ModelConfig
 
 TINY = """
 name = "tiny"
@@ -92,6 +94,8 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
             "evaluate": ("--runs-dir", tmp_path / "runs", "--store", tmp_path / "store", "--threads", 1),
             "data": ("--data-dir", tmp_path / "data"),
             "models": ("--store", tmp_path / "store"),
+            "table": ("--store", tmp_path / "store"),
+            "figure": ("--store", tmp_path / "store"),
         }[name]
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_info:
@@ -101,6 +105,42 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
         return Answer(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def put_card(tmp_path: Path) -> Callable[..., Card]:
+    """Writes a card, without weights, into `<tmp_path>/store`: `put_card(name, dataset, log_likelihood, version="2")`.
+
+    Other keywords change its model, or where they are mappings, add to its parts.
+    """
+
+    def put(
+        name: str,
+        dataset: str = "static_mnist",
+        log_likelihood: float | None = -85.0,
+        *,
+        version: str = "1",
+        training: dict[str, Any] | None = None,
+        metrics: dict[str, Any] | None = None,
+        **model: Any,
+    ) -> Card:
+        scores = {"log_likelihood": log_likelihood, "log_likelihood_standard_error": 0.25, "elbo": -90.0}
+        counts = {"num_images": 10000, "num_samples": 5000, "active_units": {"z2": 26, "z1": 39}}
+        run = {"seed": 1, "epochs": 300, "best_epoch": 250, "finished": True, "wall_clock_seconds": 5400.0}
+        card = Card(
+            name,
+            version,
+            ModelConfig(**model),
+            dataset={"name": dataset, "sizes": {"test": 10000}},
+            training=run | {"device": "a GPU"} | (training or {}),
+            metrics={} if log_likelihood is None else scores | counts | (metrics or {}),
+        )
+        folder = tmp_path / "store" / name / version
+        folder.mkdir(parents=True)
+        write_card(folder, card)
+        return card
+
+    return put
 
 
 @pytest.fixture
