@@ -15,9 +15,9 @@ __all__ = ["pseudo_inputs_of", "reconstruct", "sample"]
 def sample(model: LatentModel, n: int, seed: int, component: int | None = None) -> Tensor:
     """Images (n, C, H, W) from the prior, or from one of its components: mean images, drawn ones if autoregressive."""
     generator = torch.Generator().manual_seed(seed)
-    mixture = model.prior_mixture()
+    noise, mixture = torch.randn(n, model.noise_dim, generator=generator), model.prior_mixture()
     chosen = mixture.choose(torch.rand(n, generator=generator)) if component is None else torch.full((n,), component)
-    latents = model.descend(mixture.component(chosen), torch.randn(n, model.noise_dim, generator=generator))
+    latents = model.descend(mixture.component(chosen), noise)
     return _render(model, latents, generator)
 
 

@@ -29,6 +29,11 @@ class Unit:
         """A log-likelihood of an image in this unit."""
         return nats if self.higher_is_better else -nats / (num_pixels * math.log(2.0))
 
+    def show(self, value: float, spread: float | None) -> str:
+        """A value in this unit and its error, if that is known."""
+        text = f"{value:.{self.decimals}f}"
+        return text if spread is None else f"{text} ± {spread:.{self.decimals}f}"
+
     def is_worse(self, ours: float, paper: float) -> bool:
         """Whether ours is worse than the paper's by more than the tolerance."""
         return (paper - ours if self.higher_is_better else ours - paper) > self.tolerance

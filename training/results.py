@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoints import list_checkpoints
-from training.paper import Cell, Unit, unit_of
+from training.paper import Cell, Unit
 from vampprior.checkpoint import Card, CheckpointError, read_card
 
 __all__ = ["Cards", "Result", "active_units", "dataset_name", "newest", "number", "reference", "score"]
@@ -65,7 +64,7 @@ class Result:
     num_splits: int = 1
 
     @property
-    def scores(self) -> list[tuple[float, float]]:
+    def scores(self) -> list[tuple[float, float | None]]:
         """Mean over the test images and its standard error of each checkpoint that was evaluated."""
         return [found for card in self.cards if (found := score(card, self.unit)) is not None]
 
@@ -89,9 +88,7 @@ class Result:
     def __str__(self) -> str:
         if self.mean is None:
             return "not evaluated" if self.cards else "not run"
-        mean = f"{self.mean:.{self.unit.decimals}f}"
-        spread = self._spread()
-        text = mean if spread is None else f"{mean} ± {spread:.{self.unit.decimals}f}"
+        text = self.unit.show(self.mean, self._spread())
         return text if self.num_splits == 1 else f"{text} ({len(self.scores)} of {self.num_splits} splits)"
 
     def _spread(self) -> float | None:
@@ -106,16 +103,13 @@ def newest(cards: Sequence[Card]) -> Card:
     return next(card for card in reversed(cards) if card.name == cards[0].name)
 
 
-def score(card: Card, unit: Unit | None = None) -> tuple[float, float] | None:
-    """Mean log-likelihood of the test images and its standard error in the unit, by default the one that suits the
-    pixels; None before evaluation.
-    """
-    unit = unit or unit_of(card.model.likelihood)
+def score(card: Card, unit: Unit) -> tuple[float, float | None] | None:
+    """Mean log-likelihood of the test images and, if it is known, its standard error; None before evaluation."""
     value, error = number(card.metrics, "log_likelihood"), number(card.metrics, "log_likelihood_standard_error")
     if value is None:
         return None
     pixels = card.model.num_pixels
-    return unit.from_nats(value, pixels), math.nan if error is None else abs(unit.from_nats(error, pixels))
+    return unit.from_nats(value, pixels), None if error is None else abs(unit.from_nats(error, pixels))
 
 
 def number(values: Mapping[str, Any], key: str) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from training.results import Cards, dataset_name, newest, reference, score
+from training.results import Cards, dataset_name, newest, number, reference
 from vampprior.checkpoint import Card, CheckpointError
 from vampprior.config import ModelConfig
 
@@ -40,7 +40,11 @@ class Sweep:
         for card in cards.cards:
             if (dataset_name(card), card.model.model) == (dataset, model) and (place := _place(card.model, priors)):
                 found.setdefault(place, []).append(card)
-        chosen = {place: card for place, equals in found.items() if score(card := newest(equals)) is not None}
+        chosen = {
+            place: card
+            for place, equals in found.items()
+            if number((card := newest(equals)).metrics, "elbo") is not None
+        }
         varied: dict[str, dict[int, Card]] = {}
         for title, num_components in sorted((title, k) for title, k in chosen if k is not None):
             varied.setdefault(title, {})[num_components] = chosen[title, num_components]

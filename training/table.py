@@ -191,7 +191,7 @@ def _compare_times(standard: Result, vampprior: Result, paper: str) -> tuple[str
     alike = len(standard.conditions | vampprior.conditions) == 1
     ratio = f"{times[1] / times[0]:.2f}" if alike and times[0] and times[1] else ""
     devices = dict.fromkeys(str(card.training.get("device", "")) for card in (*standard.cards, *vampprior.cards))
-    shown = ("not run" if time is None else _duration(time) for time in times)
+    shown = (_duration(result.seconds_per_epoch) if result.cards else "not run" for result in (standard, vampprior))
     return (*shown, ratio, paper, ", ".join(devices))
 
 
@@ -207,7 +207,5 @@ def _others(cards: Cards) -> list[Card]:
 def _other(card: Card) -> tuple[str, ...]:
     unit, config = unit_of(card.model.likelihood), card.model
     found = score(card, unit)
-    value = (
-        "not evaluated" if found is None else f"{found[0]:.{unit.decimals}f} ± {found[1]:.{unit.decimals}f} {unit.name}"
-    )
+    value = "not evaluated" if found is None else f"{unit.show(*found)} {unit.name}"
     return (dataset_name(card), config.model, config.prior, str(config.num_components), value, *_run([card]))
