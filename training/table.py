@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,13 +43,21 @@ def table(
 ) -> None:
     """Compare the checkpoints of a store with Tables 1 to 5 of the paper."""
     found = sections(Cards.read(store))
-    options = [f" --store {store}"] * (store != Path("model_store")) + [" --markdown"]
-    options += [] if output is None else [f" --output {output}"]
     with _opened(output) as file:
         if markdown_:
-            file.write(markdown(found, command=f"python -m training table{''.join(options)}"))
+            file.write(markdown(found, command=_command(store, output)))
         else:
             _print(found, file)
+
+
+def _command(store: Path, output: Path | None) -> str:
+    """The command that makes the page."""
+    words = ["python", "-m", "training", "table", "--markdown"]
+    if store != Path("model_store"):
+        words += ["--store", str(store)]
+    if output is not None:
+        words += ["--output", str(output)]
+    return shlex.join(words)
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,7 @@ def test_a_page_begins_with_the_command_that_made_it(command: Command, put_card:
     answer = command("table", "--markdown", "--output", page)
     assert (answer.code, answer.out) == (0, "")
     first, *_ = page.read_text().splitlines()
-    assert f"`python -m training table --store {store} --markdown --output {page}`" in first
+    assert f"`python -m training table --markdown --store {store} --output {page}`" in first
     assert f"more than {NATS.tolerance} nats or {BITS.tolerance} bits per dimension" in page.read_text()
 
 
