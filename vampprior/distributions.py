@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = ["LIKELIHOODS", "Bernoulli", "DiagonalNormal", "DiscretizedLogistic", "Likelihood", "Mixture"]
 
 LOG_2PI = math.log(2.0 * math.pi)
+NEGLIGIBLE = -80.0
 LOG_VAR_MIN, LOG_VAR_MAX = -6.0, 2.0  # of every latent whose variance a network or a parameter gives
 
 
@@ -66,7 +67,11 @@ class Mixture(NamedTuple):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of z (Eq. 9 and 16), shape (*, M) -> (*)."""
-        return torch.logsumexp(self.component_log_probs(z), dim=-1)
+        log_probs = self.component_log_probs(z)
+        greatest = log_probs.detach().amax(-1, keepdim=True)
+        # what exp turns into a denormal number adds nothing to a sum of 1 or more, and takes processors 20 times longer
+        shares = (log_probs - greatest).clamp_(min=NEGLIGIBLE).exp_()
+        return shares.sum(-1).log_() + greatest.squeeze(-1)
 
     def responsibilities(self, z: Tensor) -> Tensor:
         """Posterior probability of each component given z, shape (*, M) -> (*, K)."""
