@@ -20,13 +20,13 @@ from training.checkpoints import find_checkpoint, list_checkpoints
 from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
 from training.display import show_scoring, show_training
 from training.evaluation import Evaluation, default_chunk_rows
-from training.figures import app as figures
 from training.machine import DeviceChoice, prepare
 from training.options import DataDir, Device, RunsDir, Store, Threads
 from training.recipe import RecipeError
+from training.report.figures import app as figures
+from training.report.table import table
 from training.runs import Run
 from training.scoring import Plan
-from training.table import table
 from vampprior.checkpoint import Card, CheckpointError, read_card
 from vampprior.distributions import LIKELIHOODS
 from vampprior.machine import device_name

@@ -8,15 +8,15 @@ from typing import Protocol
 
 import platformdirs
 
-from training.caltech101 import CALTECH101_SILHOUETTES
-from training.digits import Digits
-from training.frey_faces import FREY_FACES
-from training.histopathology import HISTOPATHOLOGY
-from training.mnist import DYNAMIC_MNIST, FASHION_MNIST
-from training.omniglot import OMNIGLOT, OMNIGLOT_RAW28
-from training.own_images import load_own_images
-from training.splits import Dataset, DatasetError, Pixels
-from training.static_mnist import STATIC_MNIST
+from training.data.caltech101 import CALTECH101_SILHOUETTES
+from training.data.digits import Digits
+from training.data.frey_faces import FREY_FACES
+from training.data.histopathology import HISTOPATHOLOGY
+from training.data.mnist import DYNAMIC_MNIST, FASHION_MNIST
+from training.data.omniglot import OMNIGLOT, OMNIGLOT_RAW28
+from training.data.own_images import load_own_images
+from training.data.splits import Dataset, DatasetError, Pixels
+from training.data.static_mnist import STATIC_MNIST
 from vampprior.distributions import Likelihood
 
 __all__ = ["DATASETS", "Dataset", "DatasetError", "Pixels", "Source", "data_directory", "load_dataset", "load_suited"]

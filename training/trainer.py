@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training.data.splits import Dataset
 from training.machine import can_compile
 from training.optim import NormalizedAdam
 from training.recipe import Recipe, RecipeError, first_difference
-from training.splits import Dataset
 from vampprior.machine import device_name
 from vampprior.models import LatentModel, build_model
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from training.__main__ import main
-from training.archives import Archive
+from training.data.archives import Archive
+from training.data.splits import Pixels
 from training.datasets import Dataset, load_dataset
 from training.recipe import Recipe
 from training.runs import Run
-from training.splits import Pixels
 from training.trainer import Trainer
 from vampprior.checkpoint import Card, write_card
 from vampprior.config import ModelConfig

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from training.data.splits import Dataset
 from training.recipe import Recipe
-from training.splits import Dataset
 from training.trainer import Trainer
 
 LEVELS = np.array([[0, 51], [204, 255]], np.uint8)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from training.data.splits import Dataset
 from training.recipe import Recipe, RecipeError
-from training.splits import Dataset
 from training.trainer import Trainer
 from vampprior import ModelConfig
 

@@ -1,0 +1,156 @@
+"""`python -m training figure N`: the paper's figures, each from checkpoints by one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from training.checkpoints import dataset_of, find_checkpoint
+from training.options import DataDir, Store
+from training.report.charts import draw_active_units, draw_bounds, draw_densities
+from training.report.components import Sweep
+from training.report.generation import pseudo_inputs_of, reconstruct, sample
+from training.report.pictures import Panel, draw_panels, draw_prototypes
+from training.report.results import Cards, dataset_name, reference
+from vampprior.checkpoint import Card, CheckpointError, load_checkpoint, read_card
+from vampprior.models import MODELS, LatentModel
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Draw a figure of the paper from checkpoints.", no_args_is_help=True)
+
+SIDE = 6
+"""Images of a panel, each way."""
+CHOSEN = 3
+SHEET_COLUMNS, SHEET_ROWS = 8, 6
+"""Pseudo-inputs of the sheet below each chosen one, which are smaller."""
+
+Checkpoint = Annotated[str, typer.Argument(help="Its folder, or its name or name@version in the store.")]
+Checkpoints = Annotated[list[str], typer.Argument(help="Their folders, or their names or name@version in the store.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="Data set of the checkpoints.")]
+ModelName = Annotated[str, typer.Option("--model", help=f"Model of the checkpoints: {', '.join(MODELS)}.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of what is chosen and drawn.")]
+Output = Annotated[Path, typer.Option(help="PNG file to write.")]
+
+
+@app.command("2")
+def bounds(
+    dataset: DatasetName = "static_mnist",
+    model: ModelName = "hvae",
+    output: Output = Path("figure-2.png"),
+    store: Store = Path("model_store"),
+) -> None:
+    """Test ELBO against the number of components, for mixtures of Gaussians and VampPriors."""
+    sweep = Sweep.of(Cards.read(store), dataset, model, {"mog": "MoG", "vampprior": "VampPrior"})
+    draw_bounds(sweep, output, title=f"{dataset}, {model}")
+    print(output)
+
+
+@app.command("3")
+def active_units(
+    dataset: DatasetName = "static_mnist",
+    model: ModelName = "hvae",
+    output: Output = Path("figure-3.png"),
+    store: Store = Path("model_store"),
+) -> None:
+    """Active units of every layer against the number of pseudo-inputs."""
+    sweep = Sweep.of(Cards.read(store), dataset, model, {"vampprior": "VampPrior"})
+    draw_active_units(sweep, output, title=f"{dataset}, {model}")
+    print(output)
+
+
+@app.command("4")
+def prototypes(
+    checkpoint: Checkpoint,
+    pseudo_input: Annotated[
+        list[int] | None, typer.Option(min=0, help=f"Number of a pseudo-input, once for each; {CHOSEN} at random.")
+    ] = None,
+    seed: Seed = 0,
+    output: Output = Path("figure-4.png"),
+    store: Store = Path("model_store"),
+) -> None:
+    """Images drawn from the components of pseudo-inputs, and a sheet of pseudo-inputs."""
+    model, card = load_checkpoint(find_checkpoint(checkpoint, store))
+    inputs = pseudo_inputs_of(model)
+    shuffled = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
+    chosen = pseudo_input or shuffled[:CHOSEN].tolist()
+    if max(chosen) >= len(inputs):
+        raise CheckpointError(
+            f"{reference(card)} has pseudo-inputs 0 to {len(inputs) - 1}, none numbered {max(chosen)}"
+        )
+    drawn = {index: sample(model, SIDE * SIDE - 1, seed, component=index) for index in chosen}
+    groups = [
+        Panel(f"pseudo-input {index}", torch.cat([inputs[index : index + 1], images]), SIDE)
+        for index, images in drawn.items()
+    ]
+    columns = SHEET_COLUMNS * len(groups)
+    shown = inputs[shuffled[: columns * SHEET_ROWS]]
+    sheet = Panel(f"{len(shown)} of {len(inputs)} pseudo-inputs, each stretched to full brightness", shown, columns)
+    draw_prototypes(groups, sheet, output, title=card.name)
+    print(output)
+
+
+@app.command("5")
+def generations(
+    checkpoints: Checkpoints,
+    seed: Seed = 0,
+    output: Output = Path("figure-5.png"),
+    data_dir: DataDir = None,
+    store: Store = Path("model_store"),
+) -> None:
+    """Real test images beside images that the checkpoints generate."""
+    _compare(checkpoints, lambda model, real: sample(model, len(real), seed), seed, output, data_dir, store)
+
+
+@app.command("6")
+def reconstructions(
+    checkpoints: Checkpoints,
+    seed: Seed = 0,
+    output: Output = Path("figure-6.png"),
+    data_dir: DataDir = None,
+    store: Store = Path("model_store"),
+) -> None:
+    """Real test images beside the checkpoints' reconstructions of them."""
+    _compare(checkpoints, lambda model, real: reconstruct(model, real, seed), seed, output, data_dir, store)
+
+
+@app.command("7")
+def densities(
+    checkpoints: Checkpoints,
+    output: Output = Path("figure-7.png"),
+    store: Store = Path("model_store"),
+) -> None:
+    """Histograms of the test images' log-likelihoods."""
+    rows: dict[str, list[Card]] = {}
+    for card in (read_card(find_checkpoint(checkpoint, store)) for checkpoint in checkpoints):
+        if not card.log_likelihood_quantiles:
+            raise CheckpointError(f"{reference(card)} was not evaluated; `python -m training evaluate` does it")
+        rows.setdefault(dataset_name(card), []).append(card)
+    draw_densities(list(rows.values()), output)
+    print(output)
+
+
+def _compare(
+    checkpoints: Sequence[str],
+    make: Callable[[LatentModel, Tensor], Tensor],
+    seed: int,
+    output: Path,
+    data_dir: Path | None,
+    store: Path,
+) -> None:
+    """Draw what each model makes of test images of its data set beside them, a row a data set."""
+    rows: dict[str, list[Panel]] = {}
+    for checkpoint in checkpoints:
+        model, card = load_checkpoint(find_checkpoint(checkpoint, store))
+        dataset = dataset_of(card, data_dir)
+        chosen = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(seed))[: SIDE * SIDE]
+        real = model.likelihood.from_bytes(torch.from_numpy(dataset.gray("test"))[chosen])
+        row = rows.setdefault(card.dataset["sha256"]["test"], [Panel(f"{dataset.name}: test images", real, SIDE)])
+        row.append(Panel(card.name, make(model, real), SIDE))
+    draw_panels(list(rows.values()), output)
+    print(output)

@@ -1,0 +1,147 @@
+"""What the checkpoints of a store came to, from their cards alone: which cell of the paper each is, and its numbers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.checkpoints import list_checkpoints
+from training.report.paper import Cell, Unit
+from vampprior.checkpoint import Card, CheckpointError, read_card
+
+__all__ = ["Cards", "Result", "active_units", "dataset_name", "newest", "number", "reference", "score"]
+
+
+@dataclass(frozen=True)
+class Cards:
+    """The cards of a store, by name, older versions first.
+
+    problems: what is wrong with those that cannot be read
+    """
+
+    cards: tuple[Card, ...]
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, store: Path) -> Cards:
+        """All cards of a store; raises `CheckpointError` if there is none."""
+        cards, problems = [], []
+        for folder in list_checkpoints(store):
+            try:
+                cards.append(read_card(folder))
+            except CheckpointError as error:
+                problems.append(str(error))
+        if not cards and not problems:
+            raise CheckpointError(f"there is no checkpoint in {store}; `python -m training train` makes one")
+        return cls(tuple(cards), tuple(problems))
+
+    def of_cell(self, cell: Cell) -> Result:
+        """What the store holds of a cell of the paper."""
+        return self._result(cell, cell.data.names)
+
+    def of_substitute(self, cell: Cell) -> Result:
+        """What it holds of the cell's model fitted to the data set that stands in for the cell's."""
+        return self._result(cell, () if cell.data.substitute is None else (cell.data.substitute,))
+
+    def _result(self, cell: Cell, names: Sequence[str]) -> Result:
+        fitting = [card for card in self.cards if cell.fits(card.model)]
+        splits = [[card for card in fitting if dataset_name(card) == name] for name in names]
+        return Result(cell.data.unit, tuple(newest(split) for split in splits if split), len(splits))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cell's checkpoints, one for each split of the data that was run, and what they score.
+
+    num_splits: how many there could be
+    """
+
+    unit: Unit
+    cards: tuple[Card, ...]
+    num_splits: int = 1
+
+    @property
+    def scores(self) -> list[tuple[float, float | None]]:
+        """Mean over the test images and its standard error of each checkpoint that was evaluated."""
+        return [found for card in self.cards if (found := score(card, self.unit)) is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the splits that were evaluated."""
+        return statistics.fmean(value for value, _ in self.scores) if self.scores else None
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """Wall-clock of training per epoch, as a mean over the splits that were run."""
+        times = [_seconds_per_epoch(card) for card in self.cards]
+        known = [seconds for seconds in times if seconds is not None]
+        return statistics.fmean(known) if known else None
+
+    @property
+    def conditions(self) -> set[tuple[str, ...]]:
+        """What the wall-clock hangs on besides the model: device, precision, compilation and batch size."""
+        return {_conditions(card) for card in self.cards}
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "not evaluated" if self.cards else "not run"
+        text = self.unit.show(self.mean, self._spread())
+        return text if self.num_splits == 1 else f"{text} ({len(self.scores)} of {self.num_splits} splits)"
+
+    def _spread(self) -> float | None:
+        """Standard error over test images, or where there are splits, the standard deviation between them."""
+        if self.num_splits == 1:
+            return self.scores[0][1]
+        return statistics.stdev(value for value, _ in self.scores) if len(self.scores) > 1 else None
+
+
+def newest(cards: Sequence[Card]) -> Card:
+    """The newest version; of checkpoints of several names the first name's, so that variants do not displace it."""
+    return next(card for card in reversed(cards) if card.name == cards[0].name)
+
+
+def score(card: Card, unit: Unit) -> tuple[float, float | None] | None:
+    """Mean log-likelihood of the test images and, if it is known, its standard error; None before evaluation."""
+    value, error = number(card.metrics, "log_likelihood"), number(card.metrics, "log_likelihood_standard_error")
+    if value is None:
+        return None
+    pixels = card.model.num_pixels
+    return unit.from_nats(value, pixels), None if error is None else abs(unit.from_nats(error, pixels))
+
+
+def number(values: Mapping[str, Any], key: str) -> float | None:
+    """A number of a card's free parts, which may have been written by hand; None if there is no such number."""
+    value = values.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def active_units(card: Card) -> dict[str, float]:
+    """Active units by layer, top first; empty before evaluation."""
+    units = card.metrics.get("active_units")
+    layers = units if isinstance(units, Mapping) else {}
+    return {layer: count for layer in layers if (count := number(layers, layer)) is not None}
+
+
+def dataset_name(card: Card) -> str:
+    """What the card calls its data; empty if it does not say."""
+    return str(card.dataset.get("name", ""))
+
+
+def reference(card: Card) -> str:
+    """`name@version`."""
+    return f"{card.name}@{card.version}"
+
+
+def _conditions(card: Card) -> tuple[str, ...]:
+    recipe = card.training.get("recipe")
+    settings = recipe.get("training") if isinstance(recipe, Mapping) else None
+    known = settings if isinstance(settings, Mapping) else {}
+    return (str(card.training.get("device")), *(str(known.get(key)) for key in ("precision", "compile", "batch_size")))
+
+
+def _seconds_per_epoch(card: Card) -> float | None:
+    seconds, epochs = number(card.training, "wall_clock_seconds"), number(card.training, "epochs")
+    return seconds / epochs if seconds is not None and epochs else None

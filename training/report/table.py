@@ -1,0 +1,220 @@
+"""`python -m training table`: Tables 1 to 5 of the paper with our numbers beside them, from the cards of a store."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from training.options import Store
+from training.report.paper import BITS, NATS, SLOWDOWNS, TABLES, Cell, PaperRow, unit_of
+from training.report.results import Cards, Result, dataset_name, number, reference, score
+from vampprior.checkpoint import Card
+
+__all__ = ["Section", "markdown", "sections", "table"]
+
+WORSE = "†"
+RUN_COLUMNS = ("test images", "samples", "epochs (best/all)", "seed", "device", "wall-clock", "checkpoint")
+LEGEND = (
+    f"Nats: higher is better. {BITS.name.capitalize()} (Frey Faces, Histopathology): lower is better.",
+    "Ours: mean over the test images that were scored ± its standard error. Frey Faces: mean over the splits ± their "
+    "standard deviation.",
+    f"{WORSE} worse than the paper by more than {NATS.tolerance} nats or {BITS.tolerance} bits per dimension.",
+    "Rows without ours are other papers' models.",
+    "Stopped early: the run was ended before its patience was spent.",
+    "SG: the standard Gaussian prior, for which the paper has two numbers, in Table 1 and in Table 2.",
+    "Not comparable: the data set stands in for the paper's, with other images.",
+    "Several checkpoints of a cell: the newest version counts; what does not is among the other checkpoints.",
+)
+
+
+def table(
+    store: Store = Path("model_store"),
+    markdown_: Annotated[bool, typer.Option("--markdown", help="Write Markdown.")] = False,
+    output: Annotated[Path | None, typer.Option(help="File to write, instead of the terminal.")] = None,
+) -> None:
+    """Compare the checkpoints of a store with Tables 1 to 5 of the paper."""
+    found = sections(Cards.read(store))
+    with _opened(output) as file:
+        if markdown_:
+            file.write(markdown(found, command=_command(store, output)))
+        else:
+            _print(found, file)
+
+
+def _command(store: Path, output: Path | None) -> str:
+    """The command that makes the page."""
+    words = ["python", "-m", "training", "table", "--markdown"]
+    if store != Path("model_store"):
+        words += ["--store", str(store)]
+    if output is not None:
+        words += ["--output", str(output)]
+    return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of texts under a title."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def sections(cards: Cards) -> list[Section]:
+    """The paper's tables, the wall-clock of training, and what else is in the store, where there is any."""
+    header = ("data set", "model", "paper", "ours", *RUN_COLUMNS)
+    tables = [
+        Section(
+            f"Table {table.number}: {table.caption}", header, [line for row in table.rows for line in _row(row, cards)]
+        )
+        for table in TABLES
+    ]
+    more = [
+        Section(
+            "Wall-clock per epoch",
+            ("data set", "model", "K", "standard", "VampPrior", "ratio", "paper's ratio", "device"),
+            list(_wall_clock(cards)),
+        ),
+        Section(
+            "Other checkpoints",
+            ("data set", "model", "prior", "K", "log-likelihood", *RUN_COLUMNS),
+            [_other(card) for card in _others(cards)],
+        ),
+        Section("Checkpoints that cannot be read", ("problem",), [(problem,) for problem in cards.problems]),
+    ]
+    return tables + [section for section in more if section.rows]
+
+
+def markdown(found: Sequence[Section], command: str) -> str:
+    """The tables as a Markdown page."""
+    lines = [f"Made by `{command}` from the checkpoints' cards.", "", "# Results", ""]
+    lines += [f"- {line}" for line in LEGEND]
+    for section in found:
+        lines += ["", f"## {section.title}", ""]
+        lines += [_markdown_row(section.header), _markdown_row("---" for _ in section.header)]
+        lines += [_markdown_row(row) for row in section.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |"
+
+
+def _print(found: Sequence[Section], file: TextIO) -> None:
+    console = Console(file=file, markup=False, width=None if file.isatty() else 240)  # nothing is cut short in a file
+    for section in found:
+        shown = Table(*section.header, title=section.title, title_justify="left")
+        for row in section.rows:
+            shown.add_row(*row)
+        console.print(shown, "")
+    console.print(*LEGEND, sep="\n")
+
+
+@contextmanager
+def _opened(path: Path | None) -> Iterator[TextIO]:
+    if path is None:
+        yield sys.stdout
+    else:
+        with open(path, "w", encoding="utf-8") as file:
+            yield file
+
+
+def _row(row: PaperRow, cards: Cards) -> list[tuple[str, ...]]:
+    """A row of the paper, and below it the same model on the data set that stands in for the paper's, if it was run."""
+    start = (row.data.title, row.model, f"{row.value:.2f}")
+    if row.cell is None:
+        return [(*start, "", *_run(()))]
+    result, substitute = cards.of_cell(row.cell), cards.of_substitute(row.cell)
+    worse = result.mean is not None and row.data.unit.is_worse(result.mean, row.value)
+    lines = [(*start, f"{result} {WORSE}" if worse else str(result), *_run(result.cards))]
+    if row.data.substitute and substitute.cards:
+        lines.append((row.data.substitute, row.model, "not comparable", str(substitute), *_run(substitute.cards)))
+    return lines
+
+
+def _run(cards: Sequence[Card]) -> tuple[str, ...]:
+    """How the cards' checkpoints came to be: `RUN_COLUMNS`, with what differs between them after one another."""
+    described = [_run_of(card) for card in cards]
+    return tuple(", ".join(dict.fromkeys(filter(None, column))) for column in zip(*described, strict=True)) or (
+        "",
+    ) * len(RUN_COLUMNS)
+
+
+def _run_of(card: Card) -> tuple[str, ...]:
+    early = " stopped early" if card.training.get("finished") is False else ""
+    return (
+        _images(card),
+        _whole(number(card.metrics, "num_samples")),
+        f"{card.training.get('best_epoch', '?')}/{card.training.get('epochs', '?')}{early}",
+        str(card.training.get("seed", "")),
+        str(card.training.get("device", "")),
+        _duration(number(card.training, "wall_clock_seconds")),
+        reference(card),
+    )
+
+
+def _images(card: Card) -> str:
+    scored, sizes = number(card.metrics, "num_images"), card.dataset.get("sizes")
+    there = number(sizes, "test") if isinstance(sizes, dict) else None
+    partly = scored is not None and there is not None and scored < there
+    return f"{_whole(scored)} of {_whole(there)}" if partly else _whole(scored)
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _wall_clock(cards: Cards) -> Iterator[tuple[str, ...]]:
+    """Models that were run with the standard prior or with the VampPrior, on the paper's data or what stands in."""
+    for data in dict.fromkeys(row.data for row in TABLES[0].rows):
+        for model, slowdowns in SLOWDOWNS.items():
+            standard, vampprior = (Cell.of(data, model, prior) for prior in ("standard", "vampprior"))
+            for name, find in ((data.title, cards.of_cell), (data.substitute, cards.of_substitute)):
+                times = find(standard), find(vampprior)
+                if name and any(result.cards for result in times):
+                    paper = f"{slowdowns[data.num_components]:.1f}"
+                    yield (name, model, str(data.num_components), *_compare_times(*times, paper))
+
+
+def _compare_times(standard: Result, vampprior: Result, paper: str) -> tuple[str, ...]:
+    """Times per epoch and, where they were taken under the same conditions, their ratio."""
+    times = standard.seconds_per_epoch, vampprior.seconds_per_epoch
+    alike = len(standard.conditions | vampprior.conditions) == 1
+    ratio = f"{times[1] / times[0]:.2f}" if alike and times[0] and times[1] else ""
+    devices = dict.fromkeys(str(card.training.get("device", "")) for card in (*standard.cards, *vampprior.cards))
+    shown = (_duration(result.seconds_per_epoch) if result.cards else "not run" for result in (standard, vampprior))
+    return (*shown, ratio, paper, ", ".join(devices))
+
+
+def _others(cards: Cards) -> list[Card]:
+    """The cards that no row of the paper's tables shows."""
+    cells = [row.cell for table in TABLES for row in table.rows if row.cell is not None]
+    shown = {
+        reference(card) for cell in cells for find in (cards.of_cell, cards.of_substitute) for card in find(cell).cards
+    }
+    return [card for card in cards.cards if reference(card) not in shown]
+
+
+def _other(card: Card) -> tuple[str, ...]:
+    unit, config = unit_of(card.model.likelihood), card.model
+    found = score(card, unit)
+    value = "not evaluated" if found is None else f"{unit.show(*found)} {unit.name}"
+    return (dataset_name(card), config.model, config.prior, str(config.num_components), value, *_run([card]))
