@@ -13,7 +13,7 @@ from torch import Tensor
 __all__ = ["LIKELIHOODS", "Bernoulli", "DiagonalNormal", "DiscretizedLogistic", "Likelihood", "Mixture"]
 
 LOG_2PI = math.log(2.0 * math.pi)
-NEGLIGIBLE = -80.0
+EXP_BOUND = 80.0  # exp of no more than this is neither infinite nor, negated, a denormal number in float32
 LOG_VAR_MIN, LOG_VAR_MAX = -6.0, 2.0  # of every latent whose variance a network or a parameter gives
 
 
@@ -69,8 +69,8 @@ class Mixture(NamedTuple):
         """Log-density of z (Eq. 9 and 16), shape (*, M) -> (*)."""
         log_probs = self.component_log_probs(z)
         greatest = log_probs.detach().amax(-1, keepdim=True)
-        # what exp turns into a denormal number adds nothing to a sum of 1 or more, and takes processors 20 times longer
-        shares = (log_probs - greatest).clamp_(min=NEGLIGIBLE).exp_()
+        # a denormal number adds nothing to a sum of 1 or more, and takes processors 20 times longer
+        shares = (log_probs - greatest).clamp_(min=-EXP_BOUND).exp_()
         return shares.sum(-1).log_() + greatest.squeeze(-1)
 
     def responsibilities(self, z: Tensor) -> Tensor:
@@ -117,7 +117,11 @@ class Likelihood(ABC):
 
 
 class Bernoulli(Likelihood):
-    """Binary pixels; params are logits. Gray levels are thresholded at one half."""
+    """Binary pixels; params are logits. Gray levels are thresholded at one half.
+
+    log p(x) = -sum log(1 + exp(u)), with u the logit of the value that the pixel has not. By log and exp it takes half
+    the time of softplus; past the bound, where exp would overflow, log(1 + exp(u)) is u to the last bit.
+    """
 
     outputs = 1
     binary = True
@@ -126,8 +130,9 @@ class Bernoulli(Likelihood):
         return (gray >= 128).float()
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        logits = params.to(x.dtype)
-        return (x.flatten(-3) * logits).sum(-1) - F.softplus(logits).sum(-1)
+        against = (1.0 - 2.0 * x.flatten(-3)) * params.to(x.dtype)
+        bounded = against.clamp(-EXP_BOUND, EXP_BOUND)
+        return -torch.log(1.0 + torch.exp(bounded)).sum(-1) - (against - EXP_BOUND).relu().sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
         return torch.sigmoid(params)
