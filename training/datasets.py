@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-import platformdirs
-
 from training.data.caltech101 import CALTECH101_SILHOUETTES
 from training.data.digits import Digits
 from training.data.frey_faces import FREY_FACES
@@ -60,8 +58,19 @@ DATASETS = {source.name: source for source in SOURCES}
 
 
 def data_directory() -> Path:
-    """Where data sets are kept: `VAMP_DATA_DIR`, or a folder in the user's cache."""
-    return Path(os.environ.get("VAMP_DATA_DIR") or platformdirs.user_cache_path("vampprior") / "data")
+    """Where data sets are kept: `VAMP_DATA_DIR`, or a folder in the user's cache.
+
+    Raises `DatasetError` if the variable is not set and platformdirs, which knows the folder, is not installed.
+    """
+    if chosen := os.environ.get("VAMP_DATA_DIR"):
+        return Path(chosen)
+    try:
+        from platformdirs import user_cache_path
+    except ImportError as error:
+        raise DatasetError(
+            "say with --data-dir or VAMP_DATA_DIR where data sets are, or: pip install platformdirs"
+        ) from error
+    return user_cache_path("vampprior") / "data"
 
 
 def load_dataset(name: str, directory: Path | None = None) -> Dataset:
