@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar, cast
 
@@ -49,6 +49,8 @@ class Engine:
         metrics: Metrics,
     ) -> None:
         self.name, self.metrics = name, metrics
+        metrics.queue_jobs.labels(name).set_function(lambda: self._jobs)
+        metrics.queue_rows.labels(name).set_function(lambda: self._rows)
         self._threads, self._queue_length, self._queued_rows = threads, queue_length, queued_rows
         self._light: deque[_Ticket] = deque()
         self._heavy: deque[_Ticket] = deque()
@@ -90,8 +92,6 @@ class Engine:
         """Change the queue's size; called with the lock held."""
         self._jobs += jobs
         self._rows += rows
-        self.metrics.queue_jobs.labels(self.name).set(self._jobs)
-        self.metrics.queue_rows.labels(self.name).set(self._rows)
 
     # From here on, in the compute thread.
 
@@ -108,8 +108,7 @@ class Engine:
                 for queue in (self._light, self._heavy):
                     if batch := self._take(queue, runtime.chunk_rows):
                         self._advance(runtime, queue, batch)
-        for ticket in (*self._light, *self._heavy):
-            ticket.settle(asyncio.CancelledError())
+        _settle([*self._light, *self._heavy], asyncio.CancelledError())
 
     def _wait(self) -> bool:
         """Sleep until there is work; False once the engine is closed."""
@@ -161,7 +160,7 @@ class Engine:
             self._count(-len(done), -computed - sum(ticket.job.rows for ticket in done))
         for ticket in done:
             self._observe(ticket, "error" if failure else "ok")
-            ticket.settle(failure)
+        _settle(done, failure)
 
     def _observe(self, ticket: _Ticket, outcome: str) -> None:
         operation = ticket.job.operation
@@ -186,21 +185,30 @@ class _Ticket:
     def goes_with(self, other: _Ticket) -> bool:
         return type(self.job) is type(other.job) and bool(self.job.key == other.job.key)
 
-    def settle(self, failure: BaseException | None) -> None:
-        """Hand the job's result, or why there is none, to the waiting coroutine; from any thread."""
-        result = None if failure else self.job.result()
+    def tell(self, result: object, failure: BaseException | None) -> None:
+        """Hand the job's result, or why there is none, to the waiting coroutine; in its event loop."""
+        if self.future.done():
+            return
+        if failure is None:
+            self.future.set_result(result)
+        elif isinstance(failure, asyncio.CancelledError):
+            self.future.cancel()
+        else:
+            self.future.set_exception(failure)
 
-        def tell() -> None:
-            if self.future.done():
-                return
-            if failure is None:
-                self.future.set_result(result)
-            elif isinstance(failure, asyncio.CancelledError):
-                self.future.cancel()
-            else:
-                self.future.set_exception(failure)
+
+def _settle(tickets: Sequence[_Ticket], failure: BaseException | None) -> None:
+    """Tell everybody who waits for these jobs, waking each event loop once; from any thread."""
+    answers: dict[asyncio.AbstractEventLoop, list[tuple[_Ticket, object]]] = {}
+    for ticket in tickets:
+        answers.setdefault(ticket.loop, []).append((ticket, None if failure else ticket.job.result()))
+    for loop, of_loop in answers.items():
+
+        def tell(of_loop: list[tuple[_Ticket, object]] = of_loop) -> None:
+            for ticket, result in of_loop:
+                ticket.tell(result, failure)
 
         try:
-            self.loop.call_soon_threadsafe(tell)
+            loop.call_soon_threadsafe(tell)
         except RuntimeError:  # the loop has closed: nobody is left to tell
-            logger.debug("a job ended after its event loop")
+            logger.debug("jobs ended after their event loop")

@@ -40,14 +40,17 @@ class Service:
     cache: Cache
 
 
-def _service(request: Request) -> Service:
+# `async`, though they wait for nothing: FastAPI would send them through a thread, which costs as much as all the rest
+
+
+async def _service(request: Request) -> Service:
     return cast("Service", request.app.state.service)
 
 
 ServiceParameter = Annotated[Service, Depends(_service)]
 
 
-def _model(
+async def _model(
     service: ServiceParameter,
     model: Annotated[
         str | None,
@@ -60,7 +63,7 @@ def _model(
 Model = Annotated[LoadedModel, Depends(_model)]
 
 
-def _layout(
+async def _layout(
     request: Request,
     format: Annotated[  # noqa: A002
         ImageFormat | None, Query(description="`png`, `json` or `npy`; wins over the `Accept` header.")

@@ -68,10 +68,16 @@ def engine() -> Iterator[Engine]:
     engine.close(timeout=60)
 
 
+def queued(engine: Engine) -> tuple[float | None, ...]:
+    """Jobs and rows in the engine, as the metrics have them."""
+    names = ("vampprior_queue_jobs", "vampprior_queue_rows")
+    return tuple(engine.metrics.registry.get_sample_value(name, {"model": "tiny@1"}) for name in names)
+
+
 async def waiting(engine: Engine, *jobs: Job[int]) -> list[asyncio.Task[int]]:
     """Submit jobs behind a plug, so that all of them wait when the gate opens."""
     tasks = [asyncio.create_task(engine.run(Plug("plug", 1)))]
-    while not (started := engine.metrics.queue_jobs.labels("tiny@1")._value.get()):
+    while not (started := queued(engine)[0]):
         await asyncio.sleep(0)
     assert started == 1
     while engine._light:  # until the thread has taken the plug
@@ -184,8 +190,3 @@ async def test_the_compute_thread_has_the_set_number_of_torch_threads():
     assert seen == [3]
     assert torch.get_num_threads() == before
     assert engine.runtime.exception() is not None
-
-
-def queued(engine: Engine) -> tuple[float, float]:
-    values = (engine.metrics.queue_jobs, engine.metrics.queue_rows)
-    return tuple(value.labels("tiny@1")._value.get() for value in values)
