@@ -35,8 +35,8 @@ class Optimization:
     seed:          of the initial weights, the order of the images and all noise
     precision:     float32, or bfloat16 for the hidden layers' products (latents and densities stay float32)
     compile:       fuse the step with torch.compile, which needs a C++ compiler on a CPU
-    averaging:     decay, per step, of a moving average of the weights, which is then what is validated and kept; the
-                   paper keeps the weights themselves, which is 0
+    averaging:     decay, per step, of a moving average of the weights (taken every tenth step), which is then what is
+                   validated and kept; the paper keeps the weights themselves, which is 0
     """
 
     learning_rate: float = 5e-4

@@ -27,6 +27,8 @@ __all__ = ["METRICS_FILE", "STATE_FILE", "EpochMetrics", "Trainer"]
 
 Bounds = tuple[float, float, float]
 """ELBO, reconstruction and KL: means over a split, in nats an image."""
+AVERAGE_EVERY = 10
+"""Steps between two updates of the weights' moving average, whose own memory is a hundred times longer."""
 STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
 
 
@@ -72,7 +74,7 @@ class Trainer:
         )
         self._start_pseudo_inputs()
         self.optimizer = NormalizedAdam(self.model.parameters(), lr=recipe.training.learning_rate)
-        decay = recipe.training.averaging
+        decay = recipe.training.averaging**AVERAGE_EVERY
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
         self.best_weights = self._weights(self.average.module)
         self.best_elbo, self.best_epoch, self.epoch, self.seconds = float("-inf"), 0, 0, 0.0
@@ -118,14 +120,16 @@ class Trainer:
         weight = torch.tensor(kl_weight, device=self.device)
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         self.model.train()
-        for batch in torch.split(order, settings.batch_size):
+        batches = torch.split(order, settings.batch_size)
+        for step, batch in enumerate(batches, 1):
             x = self._view(images[batch], generator)
             noise = torch.randn(len(x), self.model.noise_dim, generator=generator, device=self.device)
             loss, sums = self._loss(x, noise, weight)
             torch.autograd.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.average.update_parameters(self.model)
+            if step % AVERAGE_EVERY == 0 or step == len(batches):
+                self.average.update_parameters(self.model)
             totals += sums
         elbo, reconstruction, kl = (totals / len(images)).tolist()  # the epoch's only wait for the device
         return elbo, reconstruction, kl
