@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 RECIPE ?= static_mnist-hvae-vampprior
+FIGURES ?= loglik-naive loglik-products loglik-http pixelcnn
 ARGS ?=
 
 # Relative, and always `python -m`, so that the repository's own path may hold spaces.
@@ -12,7 +13,7 @@ install := $(python) -m pip install
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test check lint format train hooks clean
+.PHONY: help serve test check lint format train bench hooks clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +38,9 @@ format: .venv/.dev ## Format the code and repair what ruff can repair
 train: .venv/.training ## Train the model of RECIPE, by default the paper's on static MNIST
 	$(python) -m training train $(RECIPE) $(ARGS)
 
+bench: .venv/.bench ## Measure FIGURES, by default those that take a minute; ARGS="--list" names all
+	$(python) -m benchmarks $(FIGURES) $(ARGS)
+
 hooks: .venv/.dev ## Run lint before each commit and test before each push
 	$(python) -m pre_commit install
 
@@ -59,6 +63,10 @@ clean: ## Remove .venv, caches and build output; checkpoints, data and runs stay
 .venv/.training: .venv/.pip pyproject.toml
 	$(install) --editable '.[training]'
 	@touch $@
+
+.venv/.bench: .venv/.pip pyproject.toml
+	$(install) --editable '.[service,bench]'
+	@touch .venv/.service $@
 
 .venv/.test: .venv/.pip pyproject.toml
 	$(install) --editable '.[service,training,test]'

@@ -1,0 +1,39 @@
+"""The figures by name: one command each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks import http, library, process
+from benchmarks.machine import Options
+from benchmarks.results import Result
+
+__all__ = ["FIGURES", "Figure"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something that is measured.
+
+    title: what against what, in a sentence
+    run:   does it
+    """
+
+    title: str
+    run: Callable[[Options], Result]
+
+
+FIGURES = {
+    "loglik-naive": Figure("log p(x) of an image against tiling it", library.against_naive),
+    "loglik-products": Figure("log p(x) of an image against its matrix products", library.against_matrix_products),
+    "loglik-http": Figure("POST /loglik against the library's call", http.loglik_over_http),
+    "loglik-alternatives": Figure("POST /loglik, 16 clients, against other servers", http.loglik_against_alternatives),
+    "sample-alternatives": Figure("POST /sample, 64 clients, against other servers", http.sample_against_alternatives),
+    "sample-constant": Figure("POST /sample, 64 clients, against constant bytes", http.sample_against_constant),
+    "sample-beside-loglik": Figure("POST /sample while POST /loglik runs without pause", http.sample_beside_loglik),
+    "cache-hit": Figure("POST /sample from Redis against constant bytes", http.cache_hit),
+    "pixelcnn": Figure("Drawing from a PixelCNN against full passes", library.cached_pixels),
+    "start": Figure("From the service's start until it is ready", process.start),
+    "memory": Figure("What the service's process holds over 10,000 requests", process.memory),
+}

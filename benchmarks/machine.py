@@ -1,0 +1,69 @@
+"""Where and with what a figure is measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vampprior.machine import available_threads, device_name
+
+__all__ = ["CHECKPOINT", "DIGIT", "ROOT", "Options", "describe_machine"]
+
+ROOT = Path(__file__).parent.parent
+CHECKPOINT = ROOT / "model_store" / "static_mnist-hvae-vampprior" / "1"
+DIGIT = ROOT / "docs" / "digit.png"
+PACKAGES = ("torch", "numpy", "pillow", "fastapi", "starlette", "uvicorn", "litserve", "bentoml", "ray", "redis")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long and how often.
+
+    seconds: of each load on a server
+    rounds:  in which every contestant has its turn
+    threads: compute threads of every contestant
+    """
+
+    seconds: float = 5.0
+    rounds: int = 3
+    threads: int = available_threads()
+
+
+def describe_machine() -> dict[str, Any]:
+    """The row's context: date, commit, processor, load and versions."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "processor": device_name(torch.device("cpu")).rpartition(",")[0],
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "kernel": platform.release(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _commit() -> str:
+    """Of the repository, with a plus if files differ from it."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
