@@ -102,7 +102,7 @@ class Trainer:
         epoch = self.epoch + 1
         kl_weight = min(1.0, epoch / settings.warmup_epochs) if settings.warmup_epochs else 1.0
         generator = torch.Generator(self.device).manual_seed(settings.seed * 1_000_003 + epoch)
-        train = self._train_epoch(kl_weight, generator)
+        train = self.train_epoch(kl_weight, generator)
         valid = self._validate()
         if not torch.isfinite(torch.tensor([*train, *valid])).all():
             raise FloatingPointError(f"epoch {epoch} gave a bound that is not finite; try a smaller learning rate")
@@ -114,7 +114,8 @@ class Trainer:
         self._save(metrics)
         return metrics
 
-    def _train_epoch(self, kl_weight: float, generator: torch.Generator) -> Bounds:
+    def train_epoch(self, kl_weight: float, generator: torch.Generator) -> Bounds:
+        """Take every step of an epoch, with order and noise from the generator; returns the means of the bound."""
         images, settings = self.train_images, self.recipe.training
         order = torch.randperm(len(images), generator=generator, device=self.device)
         weight = torch.tensor(kl_weight, device=self.device)

@@ -27,7 +27,7 @@ class Scripted(Trainer):
 
     elbos: Iterator[float]
 
-    def _train_epoch(self, kl_weight: float, generator: torch.Generator) -> tuple[float, float, float]:
+    def train_epoch(self, kl_weight: float, generator: torch.Generator) -> tuple[float, float, float]:
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.fill_(self.epoch + 1)
