@@ -27,6 +27,7 @@ from training.report.figures import app as figures
 from training.report.table import table
 from training.runs import Run
 from training.scoring import Plan
+from training.sweep.command import sweep
 from vampprior.checkpoint import Card, CheckpointError, read_card
 from vampprior.distributions import LIKELIHOODS
 from vampprior.machine import device_name
@@ -170,6 +171,7 @@ def models(store: Store = Path("model_store")) -> None:
     console.print(table)
 
 
+app.command()(sweep)
 app.command()(table)
 app.add_typer(figures, name="figure")
 

@@ -1,0 +1,1 @@
+"""Many recipes on one machine, several at a time."""
