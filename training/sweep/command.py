@@ -46,8 +46,9 @@ def sweep(
 ) -> None:
     """Train and evaluate many recipes, several at a time. Ctrl-C stops it; the same command goes on.
 
-    What has an evaluated checkpoint is skipped. The threads are shared out among the recipes that run at a time. What
-    a recipe's processes print is in <runs>/<name>/<version>/log.txt; one that fails does not stop the others.
+    What has an evaluated checkpoint is skipped, and one that fails does not
+    stop the others. Those that run at a time share the threads. What they
+    print is in <runs>/<name>/<version>/log.txt.
     """
     machine = prepare(device, threads)
     at_once = jobs or (JOBS_ON_GPU if machine.type == "cuda" else 1)
