@@ -12,19 +12,23 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar, cast
+from typing import TypeVar, cast, overload
+from weakref import WeakKeyDictionary
 
 import torch
 
+from service.delivery import Delivery, Parcel, Waiter, fail
 from service.errors import Overloaded
+from service.gathering import Gatherer
 from service.jobs import AnyJob, Job, Runtime
 from service.metrics import Metrics
 
 __all__ = ["Engine"]
 
 Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 
@@ -54,20 +58,31 @@ class Engine:
         self._threads, self._queue_length, self._queued_rows = threads, queue_length, queued_rows
         self._light: deque[_Ticket] = deque()
         self._heavy: deque[_Ticket] = deque()
+        self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gatherer[_Ticket]] = WeakKeyDictionary()
         self._wake = threading.Condition()
         self._closed = False
+        self._delivery = Delivery(name)
         self._jobs = self._rows = 0
         self.runtime: Future[Runtime] = Future()
         """The loaded model, or why it could not be loaded."""
         self._thread = threading.Thread(target=self._work, args=(load,), name=f"engine-{name}", daemon=True)
         self._thread.start()
 
-    async def run(self, job: Job[Result]) -> Result:
-        """The job's result. Raises `Overloaded` if the queue is full; cancelling drops the job at its next chunk."""
-        ticket = _Ticket(job, asyncio.get_running_loop())
+    @overload
+    async def run(self, job: Job[Result]) -> Result: ...
+
+    @overload
+    async def run(self, job: Job[Result], then: Callable[[Result], Answer]) -> Answer: ...
+
+    async def run(self, job: Job[Result], then: Callable[[Result], Answer] | None = None) -> Result | Answer:
+        """The job's result, or what `then` makes of it in a thread of its own, which is where encoding belongs.
+
+        Raises `Overloaded` if the queue is full; cancelling drops the job at its next chunk.
+        """
+        ticket = _Ticket(job, Waiter(then))
         self._admit(ticket)
         try:
-            return cast("Result", await ticket.future)
+            return cast("Result | Answer", await ticket.waiter.future)
         finally:
             ticket.cancelled = True  # no matter to one that was answered
 
@@ -77,6 +92,7 @@ class Engine:
             self._closed = True
             self._wake.notify()
         self._thread.join(timeout)
+        self._delivery.close()
 
     def _admit(self, ticket: _Ticket) -> None:
         rows = ticket.job.rows
@@ -85,8 +101,18 @@ class Engine:
             if full or self._closed:
                 raise Overloaded(f"{self._jobs} jobs with {self._rows} rows wait for this model; try again shortly")
             self._count(1, rows)
-            (self._light if ticket.job.light else self._heavy).append(ticket)
+        loop = ticket.waiter.loop
+        if loop not in self._gatherers:
+            self._gatherers[loop] = Gatherer(self._queue)
+        self._gatherers[loop].add(ticket)
+
+    def _queue(self, tickets: list[_Ticket]) -> None:
+        with self._wake:
+            for ticket in tickets:
+                (self._light if ticket.job.light else self._heavy).append(ticket)
             self._wake.notify()
+        if self._closed:
+            fail([ticket.waiter for ticket in tickets], asyncio.CancelledError())
 
     def _count(self, jobs: int, rows: int) -> None:
         """Change the queue's size; called with the lock held."""
@@ -108,7 +134,7 @@ class Engine:
                 for queue in (self._light, self._heavy):
                     if batch := self._take(queue, runtime.chunk_rows):
                         self._advance(runtime, queue, batch)
-        _settle([*self._light, *self._heavy], asyncio.CancelledError())
+        fail([ticket.waiter for ticket in (*self._light, *self._heavy)], asyncio.CancelledError())
 
     def _wait(self) -> bool:
         """Sleep until there is work; False once the engine is closed."""
@@ -160,7 +186,10 @@ class Engine:
             self._count(-len(done), -computed - sum(ticket.job.rows for ticket in done))
         for ticket in done:
             self._observe(ticket, "error" if failure else "ok")
-        _settle(done, failure)
+        if failure:
+            fail([ticket.waiter for ticket in done], failure)
+        else:
+            self._delivery.send([Parcel(ticket.waiter, ticket.job.result) for ticket in done])
 
     def _observe(self, ticket: _Ticket, outcome: str) -> None:
         operation = ticket.job.operation
@@ -174,9 +203,8 @@ class Engine:
 class _Ticket:
     """A job in the queue, and who waits for it."""
 
-    def __init__(self, job: AnyJob, loop: asyncio.AbstractEventLoop) -> None:
-        self.job, self.loop = job, loop
-        self.future: asyncio.Future[object] = loop.create_future()
+    def __init__(self, job: AnyJob, waiter: Waiter) -> None:
+        self.job, self.waiter = job, waiter
         self.cancelled = False
         self.admitted = time.perf_counter()
         self.started: float | None = None
@@ -184,31 +212,3 @@ class _Ticket:
 
     def goes_with(self, other: _Ticket) -> bool:
         return type(self.job) is type(other.job) and bool(self.job.key == other.job.key)
-
-    def tell(self, result: object, failure: BaseException | None) -> None:
-        """Hand the job's result, or why there is none, to the waiting coroutine; in its event loop."""
-        if self.future.done():
-            return
-        if failure is None:
-            self.future.set_result(result)
-        elif isinstance(failure, asyncio.CancelledError):
-            self.future.cancel()
-        else:
-            self.future.set_exception(failure)
-
-
-def _settle(tickets: Sequence[_Ticket], failure: BaseException | None) -> None:
-    """Tell everybody who waits for these jobs, waking each event loop once; from any thread."""
-    answers: dict[asyncio.AbstractEventLoop, list[tuple[_Ticket, object]]] = {}
-    for ticket in tickets:
-        answers.setdefault(ticket.loop, []).append((ticket, None if failure else ticket.job.result()))
-    for loop, of_loop in answers.items():
-
-        def tell(of_loop: list[tuple[_Ticket, object]] = of_loop) -> None:
-            for ticket, result in of_loop:
-                ticket.tell(result, failure)
-
-        try:
-            loop.call_soon_threadsafe(tell)
-        except RuntimeError:  # the loop has closed: nobody is left to tell
-            logger.debug("jobs ended after their event loop")

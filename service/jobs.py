@@ -41,9 +41,9 @@ class Runtime:
         """Rows that pass through the networks at once."""
         return self.model.chunk_rows
 
-    def to_device(self, array: Tensor) -> Tensor:
-        """The tensor where the model is."""
-        return array.to(self.device, non_blocking=True)
+    def to_device(self, array: NDArray[Any]) -> Tensor:
+        """The array where the model is."""
+        return torch.from_numpy(array).to(self.device)
 
 
 class Job(ABC, Generic[Result]):
@@ -73,12 +73,13 @@ class Job(ABC, Generic[Result]):
 class RowsJob(Job[Result]):
     """A job whose rows are independent: row i of its result depends on row i of its inputs alone.
 
-    inputs: tensors whose first dimension is the row
+    inputs: arrays whose first dimension is the row; of NumPy, since jobs are made on the event loop, which would wait
+            for Python's lock after every operation of torch
     """
 
     light = True
 
-    def __init__(self, *inputs: Tensor) -> None:
+    def __init__(self, *inputs: NDArray[Any]) -> None:
         self.inputs = inputs
         self.rows = len(inputs[0])
         self.key = len(inputs)  # jobs with pixel noise and jobs without do not mix
@@ -91,14 +92,14 @@ class RowsJob(Job[Result]):
 
     @classmethod
     def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
-        parts: list[tuple[Tensor, ...]] = []
+        parts: list[tuple[NDArray[Any], ...]] = []
         counts: list[int] = []
         for job in jobs:
             start = len(job.inputs[0]) - job.rows
             count = min(job.rows, max_rows - sum(counts))
-            parts.append(tuple(tensor[start : start + count] for tensor in job.inputs))
+            parts.append(tuple(array[start : start + count] for array in job.inputs))
             counts.append(count)
-        batch = [runtime.to_device(_padded(torch.cat(column))) for column in zip(*parts, strict=True)]
+        batch = [runtime.to_device(_padded(np.concatenate(column))) for column in zip(*parts, strict=True)]
         outputs = cls.compute(runtime, *batch)
         pieces = zip(*(torch.split(tensor[: sum(counts)].cpu(), counts) for tensor in outputs), strict=True)
         for job, count, piece in zip(jobs, counts, pieces, strict=True):
@@ -121,9 +122,9 @@ class SampleJob(RowsJob[Array]):
     def __init__(
         self, model: LatentModel, *, n: int, seed: int, component: int | None, temperature: float, draw: bool
     ) -> None:
-        fixed = torch.full((n,), -1 if component is None else component)
-        choice = torch.from_numpy(np.random.default_rng([seed, 2]).random(n))
-        noise = temperature * _normals(model, n, seed)
+        fixed = np.full(n, -1 if component is None else component)
+        choice = np.random.default_rng([seed, 2]).random(n) if component is None else np.zeros(n)
+        noise = np.float32(temperature) * _normals(model, n, seed)
         super().__init__(fixed, choice, noise, *_pixel_noise(model, n, seed, draw=draw))
 
     @classmethod
@@ -147,8 +148,8 @@ class ReconstructJob(RowsJob[Array]):
 
     def __init__(self, model: LatentModel, gray: Gray, *, seed: int, draw: bool) -> None:
         n = len(gray)
-        noise = _normals(model, n, seed) if draw else torch.zeros(n, model.noise_dim)
-        super().__init__(torch.from_numpy(gray), noise, *_pixel_noise(model, n, seed, draw=draw))
+        noise = _normals(model, n, seed) if draw else np.zeros((n, model.noise_dim), np.float32)
+        super().__init__(gray, noise, *_pixel_noise(model, n, seed, draw=draw))
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -180,7 +181,7 @@ class EncodeJob(RowsJob[Encoding]):
     operation = "encode"
 
     def __init__(self, model: LatentModel, gray: Gray) -> None:
-        super().__init__(torch.from_numpy(gray))
+        super().__init__(gray)
         self.layers = list(model.latent_dims)
 
     @classmethod
@@ -207,8 +208,8 @@ class DecodeJob(RowsJob[Array]):
 
     def __init__(self, model: LatentModel, components: Sequence[int]) -> None:
         n = len(components)
-        noise = torch.zeros(n, model.noise_dim)
-        super().__init__(torch.tensor(components), noise, *_pixel_noise(model, n, seed=0, draw=False))
+        noise = np.zeros((n, model.noise_dim), np.float32)
+        super().__init__(np.array(components), noise, *_pixel_noise(model, n, seed=0, draw=False))
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -231,7 +232,8 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     light = False
 
     def __init__(self, model: LatentModel, gray: Gray, *, num_samples: int, seed: int) -> None:
-        self.x = model.likelihood.from_bytes(torch.from_numpy(gray)).unsqueeze(0)
+        self.gray = gray[None]
+        self.x: Tensor | None = None
         self.rows = num_samples
         self.chunk = model.chunk_rows
         self.noise = np.random.default_rng(seed)
@@ -251,11 +253,11 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         jobs = jobs[: max(1, max_rows // padded)]
         for job in jobs:
             job._prepare(runtime)
-        x = runtime.to_device(torch.cat([job.x for job in jobs]))
+        x = torch.cat([job.x for job in jobs if job.x is not None])
         context = tuple(torch.cat(parts) for parts in zip(*(job.context or () for job in jobs), strict=True))
-        noise = torch.zeros(len(jobs), padded, jobs[0].noise_dim)
+        noise = np.zeros((len(jobs), padded, jobs[0].noise_dim), np.float32)
         for row, job in zip(noise, jobs, strict=True):
-            job.noise.standard_normal(dtype=np.float32, out=row[:samples].numpy())
+            job.noise.standard_normal(dtype=np.float32, out=row[:samples])
         log_weights = log_importance_weights(runtime.model, x, context, runtime.to_device(noise), runtime.mixture)
         for job, row in zip(jobs, log_weights[:, :samples].cpu(), strict=True):
             job.running.update(row.unsqueeze(0))
@@ -264,24 +266,24 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     def _prepare(self, runtime: Runtime) -> None:
         """The encoder's pass over the image, once."""
         if self.context is None:
-            x = runtime.to_device(_padded(self.x))
-            self.context = tuple(part[:1] for part in runtime.model.condition(x))
+            x = runtime.model.likelihood.from_bytes(runtime.to_device(_padded(self.gray)))
+            self.x, self.context = x[:1], tuple(part[:1] for part in runtime.model.condition(x))
 
     def result(self) -> LogLikelihood:
         return self.running.result()
 
 
-def _normals(model: LatentModel, n: int, seed: int) -> Tensor:
+def _normals(model: LatentModel, n: int, seed: int) -> Array:
     """Latent noise (n, noise_dim), a row an image: the stream is sequential, so the first rows do not depend on n."""
     generator = np.random.default_rng([seed, 0])
-    return torch.from_numpy(generator.standard_normal((n, model.noise_dim), dtype=np.float32))
+    return generator.standard_normal((n, model.noise_dim), dtype=np.float32)
 
 
-def _pixel_noise(model: LatentModel, n: int, seed: int, *, draw: bool) -> list[Tensor]:
+def _pixel_noise(model: LatentModel, n: int, seed: int, *, draw: bool) -> list[Array]:
     """Uniform numbers (n, D), likewise, where pixels are to be drawn: always, if the model has no mean image."""
     if not (draw or model.autoregressive):
         return []
-    return [torch.from_numpy(np.random.default_rng([seed, 1]).random((n, model.config.num_pixels), dtype=np.float32))]
+    return [np.random.default_rng([seed, 1]).random((n, model.config.num_pixels), dtype=np.float32)]
 
 
 def _render(model: LatentModel, latents: Latents, pixels: Tensor | None = None) -> Tensor:
@@ -289,10 +291,10 @@ def _render(model: LatentModel, latents: Latents, pixels: Tensor | None = None) 
     return model.mean_image(latents) if pixels is None else model.draw_image(latents, pixels)
 
 
-def _padded(rows: Tensor) -> Tensor:
+def _padded(rows: NDArray[Any]) -> NDArray[Any]:
     """Rows repeated from the last up to a multiple of `BLOCK_ROWS`."""
     missing = math.ceil(len(rows) / BLOCK_ROWS) * BLOCK_ROWS - len(rows)
-    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
+    return np.concatenate([rows, rows[-1:].repeat(missing, axis=0)]) if missing else rows
 
 
 AnyJob = Job[Any]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import DeadlineExceeded, NotReady
+from service.errors import DeadlineExceeded, NotReady, Problem
 from service.problems import problem_response
 
 __all__ = ["RequestLifetime"]
@@ -26,46 +27,50 @@ class RequestLifetime:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = finished = False
-
-        async def tracked_send(message: Message) -> None:
-            nonlocal started, finished
-            started = True
-            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
-            await send(message)
-
+        answer = _Answer(send)
+        handler = cast("asyncio.Task[None]", asyncio.current_task())
         # the server's messages pass through here, so that a hang-up is heard while the handler computes
         messages: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
-        handler = asyncio.ensure_future(self.app(scope, messages.get, tracked_send))
-        listener = asyncio.ensure_future(_listen(receive, messages))
+        hung_up = False
+
+        async def listen() -> None:
+            nonlocal hung_up
+            while (message := await receive())["type"] != "http.disconnect":
+                await messages.put(message)
+            if not answer.finished:  # once it has answered, what the server reports is no hang-up
+                hung_up = True
+                handler.cancel()
+
+        listener = asyncio.ensure_future(listen())
         try:
             async with asyncio.timeout(self.deadline):
-                await asyncio.wait({handler, listener}, return_when=asyncio.FIRST_COMPLETED)
-                if handler.done() or finished:  # once it has answered, what the server reports is no hang-up
-                    await handler
+                await self.app(scope, messages.get, answer.send)
         except TimeoutError:
-            await _cancel(handler)
-            if not started:
-                problem = DeadlineExceeded(f"No answer within {self.deadline:g} seconds; ask for less, or again later.")
-                await problem_response(scope, problem)(scope, receive, send)
-        except asyncio.CancelledError:  # by the server, which stops and will not wait any longer
-            await _cancel(handler)
-            if not started:
-                await problem_response(scope, NotReady("The service is stopping; ask again."))(scope, receive, send)
+            problem = DeadlineExceeded(f"No answer within {self.deadline:g} seconds; ask for less, or again later.")
+            await answer.unless_started(scope, receive, problem)
+        except asyncio.CancelledError:
+            if hung_up:
+                handler.uncancel()
+            else:  # the server stops and will not wait any longer
+                await answer.unless_started(scope, receive, NotReady("The service is stopping; ask again."))
         finally:
-            await _cancel(listener)
-            await _cancel(handler)
+            listener.cancel()
 
 
-async def _listen(receive: Receive, messages: asyncio.Queue[Message]) -> None:
-    """Pass the request's messages on until its client has left."""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        await messages.put(message)
+class _Answer:
+    """An answer on its way out, and how far it is."""
 
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = self.finished = False
 
-async def _cancel(task: asyncio.Future[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
+    async def send(self, message: Message) -> None:
+        """Pass a message on."""
+        self.started = True
+        self.finished = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
+
+    async def unless_started(self, scope: Scope, receive: Receive, problem: Problem) -> None:
+        """Answer with a problem, if nothing else has gone out."""
+        if not self.started:
+            await problem_response(scope, problem)(scope, receive, self._send)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import json
 import logging
+import queue
 import sys
+import threading
 import time
+from typing import TextIO
 
 __all__ = ["JsonFormatter", "configure_logging", "request_id"]
+
+BATCH_SECONDS = 0.02
+FLUSH_SECONDS = 5.0
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
@@ -19,7 +26,7 @@ def configure_logging(level: str) -> None:
     for handler in list(root.handlers):
         if isinstance(handler.formatter, JsonFormatter):
             root.removeHandler(handler)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BatchingHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root.addHandler(handler)
     root.setLevel(level.upper())
@@ -30,6 +37,43 @@ def configure_logging(level: str) -> None:
         logger.setLevel(logging.NOTSET)
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # `RequestContext` writes that line
     logging.captureWarnings(True)
+
+
+class BatchingHandler(logging.Handler):
+    """Writes lines from a thread of its own, all that came within a moment at once: no request waits for a write."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+        threading.Thread(target=self._write, name="logs", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Leave a line to be written."""
+        try:
+            self._lines.put(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until every line so far is written."""
+        written = threading.Event()
+        self._lines.put(written)
+        written.wait(FLUSH_SECONDS)
+
+    def _write(self) -> None:
+        while True:
+            batch = [self._lines.get()]
+            if isinstance(batch[0], str):
+                time.sleep(BATCH_SECONDS)  # for others to come
+            while not self._lines.empty():
+                batch.append(self._lines.get())
+            with contextlib.suppress(OSError, ValueError):  # the reader of the logs has gone
+                self._stream.write("".join(f"{line}\n" for line in batch if isinstance(line, str)))
+                self._stream.flush()
+            for written in batch:
+                if isinstance(written, threading.Event):
+                    written.set()
 
 
 class JsonFormatter(logging.Formatter):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hmac
 import logging
 import math
+import random
 import re
 import time
-import uuid
 from collections.abc import Iterable
 
 from fastapi import FastAPI
@@ -41,7 +41,8 @@ access_log = logging.getLogger("service.access")
 def install_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Put the four around `app`, in their order."""
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(AccessControl, keys=settings.api_key_list(), rate_limit=settings.rate_limit)
+    if (keys := settings.api_key_list()) or settings.rate_limit:
+        app.add_middleware(AccessControl, keys=keys, rate_limit=settings.rate_limit)
     app.add_middleware(RequestLifetime, deadline=settings.deadline_seconds)
     app.add_middleware(RequestContext, metrics=metrics)
 
@@ -56,6 +57,7 @@ class RequestContext:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
+        self.ids = random.Random()  # noqa: S311  (no secret; and the system's own cost a request its turn at the GIL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request with its id, then log and count it."""
@@ -63,7 +65,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        id_ = given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        id_ = given if SANE_REQUEST_ID.fullmatch(given) else f"{self.ids.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = id_
         token = request_id.set(id_)
         status = CLIENT_CLOSED_REQUEST  # unless an answer starts
@@ -177,7 +179,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 413, or let the request through with its body counted."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or _has_no_body(scope):
             await self.app(scope, receive, send)
             return
         refusal = TooLarge(f"The body may have at most {self.max_bytes} bytes.")
@@ -210,6 +212,11 @@ class BodyLimit:
                 raise
         if count > self.max_bytes and not started:
             await problem_response(scope, refusal)(scope, receive, send)
+
+
+def _has_no_body(scope: Scope) -> bool:
+    """Whether the request says neither a length nor a transfer encoding, by one of which every body is announced."""
+    return not any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
 def _route_template(scope: Scope) -> str:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
-from starlette.concurrency import run_in_threadpool
 
 from service.answers import ANSWER_HEADERS, answer, model_json, rounded
 from service.cache import cache_key
@@ -33,13 +32,11 @@ async def encode(
     """Posterior means and standard deviations of every stochastic layer, and the prior components nearest the image."""
 
     async def compute() -> bytes:
-        encoding = await loaded.engine.run(EncodeJob(loaded.runtime.model, images.gray))
-
-        def render() -> bytes:
+        def render(encoding: Encoding) -> bytes:
             results = [{"file": name, **describe(encoding, row, top)} for row, name in enumerate(images.names)]
             return model_json(EncodeAnswer, loaded, results=results)
 
-        return await run_in_threadpool(render)
+        return await loaded.engine.run(EncodeJob(loaded.runtime.model, images.gray), render)
 
     key = cache_key("encode", loaded.digest, repr((top, images.names)), *images.digests())
     body, hit = await service.cache.get_or_compute(key, compute)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from starlette.concurrency import run_in_threadpool
 
 from service.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
@@ -34,7 +33,7 @@ async def reconstruct(
 
     async def compute() -> bytes:
         job = ReconstructJob(loaded.runtime.model, images.gray, seed=seed, draw=mode == "draw")
-        return await run_in_threadpool(layout.render, await loaded.engine.run(job), loaded, seed)
+        return await loaded.engine.run(job, lambda images: layout.render(images, loaded, seed))
 
     key = cache_key("reconstruct", loaded.digest, repr((seed, mode, layout)), *images.digests())
     body, hit = await service.cache.get_or_compute(key, compute)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from starlette.concurrency import run_in_threadpool
 
 from service.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
@@ -54,8 +53,7 @@ async def sample(
             temperature=temperature,
             draw=mode == "draw",
         )
-        images = await loaded.engine.run(job)
-        return await run_in_threadpool(layout.render, images, loaded, used_seed)
+        return await loaded.engine.run(job, lambda images: layout.render(images, loaded, used_seed))
 
     if seed is None:  # nobody will ask for this one again
         return answer(await compute(), layout.media_type, loaded, seed=used_seed)

@@ -400,6 +400,8 @@ def _restored_logging() -> Iterator[None]:
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    for handler in logging.getLogger().handlers:
+        handler.flush()
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 

@@ -1,0 +1,111 @@
+"""From the compute thread back to who waits: threads of their own render results, and wake a loop once for many."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Delivery", "Parcel", "Waiter", "fail"]
+
+logger = logging.getLogger(__name__)
+
+RENDERERS = 2
+WAKE_SECONDS = 0.002
+"""Answers that are ready go out after so long, though others of their batch are not."""
+
+Outcome = tuple[object, BaseException | None]
+"""A result, or why there is none."""
+
+
+class Waiter:
+    """A coroutine that waits for a job's result, or for what `then` makes of it."""
+
+    def __init__(self, then: Callable[[Any], object] | None) -> None:
+        self.then = then
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[object] = self.loop.create_future()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Wake the coroutine; in its event loop."""
+        result, failure = outcome
+        if self.future.done():
+            return
+        if failure is None:
+            self.future.set_result(result)
+        elif isinstance(failure, asyncio.CancelledError):
+            self.future.cancel()
+        else:
+            self.future.set_exception(failure)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Who waits, and what gives the result."""
+
+    waiter: Waiter
+    result: Callable[[], object]
+
+    def open(self) -> Outcome:
+        """The result, and what `then` makes of it, unless nobody waits any more."""
+        if self.waiter.future.done():
+            return None, None
+        try:
+            result = self.result()
+            return (self.waiter.then(result) if self.waiter.then else result), None
+        except Exception as error:
+            logger.exception("a result could not be rendered")
+            return None, error
+
+
+class Delivery:
+    """Takes results from the compute thread, which goes on at once."""
+
+    def __init__(self, name: str) -> None:
+        self._renderers = ThreadPoolExecutor(RENDERERS, thread_name_prefix=f"render-{name}")
+
+    def send(self, parcels: Sequence[Parcel]) -> None:
+        """Render the results and wake who waits for them."""
+        if parcels:
+            self._renderers.submit(_render, parcels)
+
+    def close(self) -> None:
+        """Take nothing more; what was taken is still delivered."""
+        self._renderers.shutdown(wait=False)
+
+
+def fail(waiters: Sequence[Waiter], failure: BaseException) -> None:
+    """Tell all of them why there is no result; from any thread."""
+    _wake([(waiter, (None, failure)) for waiter in waiters])
+
+
+def _render(parcels: Sequence[Parcel]) -> None:
+    ready: list[tuple[Waiter, Outcome]] = []
+    woken = time.perf_counter()
+    for parcel in parcels:
+        ready.append((parcel.waiter, parcel.open()))
+        if time.perf_counter() - woken > WAKE_SECONDS:
+            _wake(ready)
+            ready, woken = [], time.perf_counter()
+    _wake(ready)
+
+
+def _wake(told: Sequence[tuple[Waiter, Outcome]]) -> None:
+    """Tell outcomes to who waits for them, each event loop at once; from any thread."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Waiter, Outcome]]] = {}
+    for waiter, outcome in told:
+        by_loop.setdefault(waiter.loop, []).append((waiter, outcome))
+    for loop, of_loop in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_tell, of_loop)
+        except RuntimeError:  # the loop has closed: nobody is left to tell
+            logger.debug("results came after the end of their event loop")
+
+
+def _tell(told: Sequence[tuple[Waiter, Outcome]]) -> None:
+    for waiter, outcome in told:
+        waiter.tell(outcome)
