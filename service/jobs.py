@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -40,6 +41,16 @@ class Runtime:
     def chunk_rows(self) -> int:
         """Rows that pass through the networks at once."""
         return self.model.chunk_rows
+
+    @cached_property
+    def _edges(self) -> NDArray[np.float64]:
+        """Where the unit interval is cut into the components' weights."""
+        return self.mixture.log_weights.double().exp().cumsum(0).cpu().numpy()
+
+    def choose(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Components drawn with the prior's weights, as `Mixture.choose` does it; needs no torch, so any thread may."""
+        index = np.searchsorted(self._edges, uniform * self._edges[-1], side="right")
+        return index.clip(max=len(self._edges) - 1)
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
         """The array where the model is."""
@@ -120,18 +131,20 @@ class SampleJob(RowsJob[Array]):
     operation = "sample"
 
     def __init__(
-        self, model: LatentModel, *, n: int, seed: int, component: int | None, temperature: float, draw: bool
+        self, runtime: Runtime, *, n: int, seed: int, component: int | None, temperature: float, draw: bool
     ) -> None:
-        fixed = np.full(n, -1 if component is None else component)
-        choice = np.random.default_rng([seed, 2]).random(n) if component is None else np.zeros(n)
+        model = runtime.model
+        if component is None:
+            components = runtime.choose(np.random.default_rng([seed, 2]).random(n))
+        else:
+            components = np.full(n, component)
         noise = np.float32(temperature) * _normals(model, n, seed)
-        super().__init__(fixed, choice, noise, *_pixel_noise(model, n, seed, draw=draw))
+        super().__init__(components, noise, *_pixel_noise(model, n, seed, draw=draw))
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
-        fixed, choice, noise, *pixels = inputs
-        component = torch.where(fixed < 0, runtime.mixture.choose(choice), fixed)
-        latents = runtime.model.descend(runtime.mixture.component(component), noise)
+        components, noise, *pixels = inputs
+        latents = runtime.model.descend(runtime.mixture.component(components), noise)
         return (_render(runtime.model, latents, *pixels),)
 
     def result(self) -> Array:

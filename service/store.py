@@ -216,7 +216,7 @@ def _warm_up(runtime: Runtime) -> None:
     model = runtime.model
     image = np.zeros((1, *model.config.image_shape), dtype=np.uint8)
     jobs: list[AnyJob] = [
-        SampleJob(model, n=1, seed=0, component=None, temperature=1.0, draw=False),
+        SampleJob(runtime, n=1, seed=0, component=None, temperature=1.0, draw=False),
         ReconstructJob(model, image, seed=0, draw=True),
         EncodeJob(model, image),
         LogLikelihoodJob(model, image[0], num_samples=model.chunk_rows, seed=0),

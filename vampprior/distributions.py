@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -17,9 +18,11 @@ EXP_BOUND = 80.0  # exp of no more than this is neither infinite nor, negated, a
 LOG_VAR_MIN, LOG_VAR_MAX = -6.0, 2.0  # of every latent whose variance a network or a parameter gives
 
 
-def full_precision(like: Tensor) -> torch.autocast:
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
     """A context without autocast on the tensor's device, for the arithmetic that reduced precision would spoil."""
-    return torch.autocast(like.device.type, enabled=False)
+    device = like.device.type
+    # where there is none, as in the service, leaving it out would take longer than a small layer
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 class DiagonalNormal(NamedTuple):
@@ -34,7 +37,7 @@ class DiagonalNormal(NamedTuple):
 
     def sample(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Reparameterized draw mean + temperature * std * noise, with noise ~ N(0, I) of shape (*, M)."""
-        return self.mean + temperature * self.std * noise
+        return torch.addcmul(self.mean, self.std, noise, value=temperature)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of z, shape (*, M) -> (*)."""

@@ -46,7 +46,7 @@ async def sample(
 
     async def compute() -> bytes:
         job = SampleJob(
-            loaded.runtime.model,
+            loaded.runtime,
             n=n,
             seed=used_seed,
             component=component,

@@ -33,7 +33,7 @@ def finish(runtime: Runtime, *jobs, rows: int = 512):
 
 
 def sample(runtime: Runtime, n: int, seed: int, component: int | None = None, *, draw: bool = False, heat: float = 1.0):
-    return SampleJob(runtime.model, n=n, seed=seed, component=component, temperature=heat, draw=draw)
+    return SampleJob(runtime, n=n, seed=seed, component=component, temperature=heat, draw=draw)
 
 
 @pytest.mark.parametrize("draw", [False, True])
