@@ -32,6 +32,10 @@ Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 
+ATTENTIVE_CHUNKS = 8
+"""Chunks of heavy jobs that are short after a light one came: where there was one, the next is not far."""
+
+
 class Engine:
     """Runs jobs on one model.
 
@@ -130,10 +134,15 @@ class Engine:
             return
         self.runtime.set_result(runtime)
         with torch.inference_mode():
+            attentive = 0
             while self._wait():
-                for queue in (self._light, self._heavy):
-                    if batch := self._take(queue, runtime.chunk_rows):
-                        self._advance(runtime, queue, batch)
+                if batch := self._take(self._light, runtime.chunk_rows):
+                    self._advance(runtime, self._light, batch, runtime.chunk_rows)
+                    attentive = ATTENTIVE_CHUNKS
+                max_rows = runtime.short_chunk_rows if attentive else runtime.chunk_rows
+                if batch := self._take(self._heavy, max_rows):
+                    self._advance(runtime, self._heavy, batch, max_rows)
+                    attentive = max(0, attentive - 1)
         fail([ticket.waiter for ticket in (*self._light, *self._heavy)], asyncio.CancelledError())
 
     def _wait(self) -> bool:
@@ -161,13 +170,13 @@ class Engine:
                     queue.append(ticket)
             return batch
 
-    def _advance(self, runtime: Runtime, queue: deque[_Ticket], batch: list[_Ticket]) -> None:
+    def _advance(self, runtime: Runtime, queue: deque[_Ticket], batch: list[_Ticket], max_rows: int) -> None:
         jobs = [ticket.job for ticket in batch]
         operation, before = jobs[0].operation, sum(job.rows for job in jobs)
         started = time.perf_counter()
         failure: Exception | None = None
         try:
-            type(jobs[0]).advance(runtime, jobs, runtime.chunk_rows)
+            type(jobs[0]).advance(runtime, jobs, max_rows)
         except Exception as error:
             logger.exception("%s of model %s failed", operation, self.name)
             failure = error

@@ -28,6 +28,10 @@ BLOCK_ROWS = 16
 """Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
 whatever it was batched with."""
 
+UPDATE_SAMPLES = 256
+"""Log-weights that are added up at once, counted from the first: sums, and so scores, have the same bits whatever the
+chunks, whose lengths are multiples of it or less."""
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -41,6 +45,11 @@ class Runtime:
     def chunk_rows(self) -> int:
         """Rows that pass through the networks at once."""
         return self.model.chunk_rows
+
+    @property
+    def short_chunk_rows(self) -> int:
+        """The same while light jobs come, which wait for a chunk to end: less efficient, and sooner over."""
+        return min(self.chunk_rows, UPDATE_SAMPLES)
 
     @cached_property
     def _edges(self) -> NDArray[np.float64]:
@@ -261,7 +270,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
 
     @classmethod
     def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
-        samples = jobs[0].key
+        samples = min(jobs[0].key, max_rows)
         padded = max(samples, BLOCK_ROWS)
         jobs = jobs[: max(1, max_rows // padded)]
         for job in jobs:
@@ -273,7 +282,8 @@ class LogLikelihoodJob(Job[LogLikelihood]):
             job.noise.standard_normal(dtype=np.float32, out=row[:samples])
         log_weights = log_importance_weights(runtime.model, x, context, runtime.to_device(noise), runtime.mixture)
         for job, row in zip(jobs, log_weights[:, :samples].cpu(), strict=True):
-            job.running.update(row.unsqueeze(0))
+            for block in torch.split(row, UPDATE_SAMPLES):
+                job.running.update(block.unsqueeze(0))
             job.rows -= samples
 
     def _prepare(self, runtime: Runtime) -> None:

@@ -68,7 +68,7 @@ class LatentModel(nn.Module, ABC):
     """Width of each stochastic layer, top first: the order in which they are drawn."""
     autoregressive: ClassVar[bool] = False
     """Whether pixels depend on each other given the latents: then an image can be drawn but has no mean to show."""
-    chunk_rows: ClassVar[int] = 1000
+    chunk_rows: ClassVar[int] = 1024
     """Rows that are best computed at once on a CPU: more gain nothing, take memory and keep other work waiting."""
 
     def __init__(self, config: ModelConfig) -> None:

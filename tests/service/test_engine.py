@@ -190,3 +190,19 @@ async def test_the_compute_thread_has_the_set_number_of_torch_threads():
     assert seen == [3]
     assert torch.get_num_threads() == before
     assert engine.runtime.exception() is not None
+
+
+async def test_chunks_are_short_after_a_light_job(engine: Engine) -> None:
+    seen: list[int] = []
+
+    class Heavy(Counting):
+        @classmethod
+        def advance(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> None:
+            seen.append(max_rows)
+            super().advance(runtime, jobs, max_rows)
+
+    Counting.gate.set()
+    await engine.run(Heavy("heavy", 2))
+    await engine.run(Light("light", 1))
+    await engine.run(Heavy("heavy", 10))
+    assert seen == [1024] * 2 + [256] * 8 + [1024] * 2

@@ -123,3 +123,14 @@ def test_log_likelihoods_of_many_images_respect_the_row_limit(runtime, gray):
     jobs = [LogLikelihoodJob(runtime.model, x, num_samples=500, seed=0) for x in gray[:4]]
     LogLikelihoodJob.advance(runtime, jobs, max_rows=512)
     assert [job.rows for job in jobs] == [0, 500, 500, 500]
+
+
+@pytest.mark.parametrize("num_samples", [300, 1024, 2500])
+def test_a_score_has_the_same_bits_in_short_chunks(runtime, gray, num_samples):
+    def score(rows):
+        job = LogLikelihoodJob(runtime.model, gray[0], num_samples=num_samples, seed=5)
+        return finish(runtime, job, rows=rows)[0]
+
+    long, short = score(runtime.chunk_rows), score(runtime.short_chunk_rows)
+    assert runtime.short_chunk_rows < runtime.chunk_rows
+    assert (long.value, long.effective_sample_size, long.elbo) == (short.value, short.effective_sample_size, short.elbo)
