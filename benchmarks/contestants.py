@@ -50,7 +50,11 @@ def _bento(service: str) -> Server:
 
 
 def _ray_serve(deployment: str) -> Server:
-    environment = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # by default 15: behind everything else that the machine does
+    }
     return Server("Ray Serve", ("benchmarks.alternatives.ray_serve", deployment, "{port}"), "/-/healthz", environment)
 
 

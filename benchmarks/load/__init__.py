@@ -79,7 +79,7 @@ def load(url: str, requests: Sequence[Request], *, clients: int, seconds: float)
     _run(_command(url, requests, clients, WARM_UP_SECONDS))
     counts = json.loads(_run(_command(url, requests, clients, seconds)).strip().rpartition("\n")[2])
     failures, refusals = counts.pop("failures"), counts.pop("refusals")
-    if failures or refusals:
+    if failures or refusals or not counts["requests"]:
         raise LoadError(f"{url}: of {counts['requests']} requests {failures} failed and {refusals} were refused")
     return Answers(**counts)
 
