@@ -18,7 +18,7 @@ from training.plots import draw_histogram
 from training.scoring import Plan, Scores
 from vampprior.checkpoint import Card, load_checkpoint, read_card, write_card
 from vampprior.machine import device_name
-from vampprior.models import MODELS
+from vampprior.models import build_model
 
 __all__ = ["HISTOGRAM_FILE", "Evaluation", "default_chunk_rows"]
 
@@ -29,7 +29,9 @@ BATCH = 500
 
 def default_chunk_rows(folder: Path, device: torch.device) -> int:
     """Rows that are best computed at once with a checkpoint's model: a hundred times more on a GPU."""
-    return MODELS[read_card(folder).model.model].chunk_rows * (100 if device.type == "cuda" else 1)
+    with torch.device("meta"):  # where a model takes no memory
+        rows = build_model(read_card(folder).model).chunk_rows
+    return rows * (100 if device.type == "cuda" else 1)
 
 
 class Evaluation:

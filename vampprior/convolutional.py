@@ -12,11 +12,16 @@ from vampprior.config import ModelConfig
 from vampprior.distributions import LIKELIHOODS, DiagonalNormal
 from vampprior.layers import GatedConv, GatedDense, GatedPair, NormalHead
 
-__all__ = ["ConvDecoder", "ConvEncoder", "ConvPosterior", "over_images"]
+__all__ = ["ConvDecoder", "ConvEncoder", "ConvPosterior", "convolution_rows", "over_images"]
 
 # out channels, kernel, stride
 TOP_LAYERS = ((32, 7, 1), (32, 3, 2), (64, 5, 1), (64, 3, 2), (6, 3, 1))
 BOTTOM_LAYERS = ((32, 3, 1), (32, 3, 2), (64, 3, 1), (64, 3, 2), (6, 3, 1))
+
+
+def convolution_rows(config: ModelConfig) -> int:
+    """Images that pass through the convolutions at once: 32 of 28x28 pixels, more if they are smaller."""
+    return min(1024, max(16, 32 * 28 * 28 // config.num_pixels // 16 * 16))
 
 
 def over_images(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

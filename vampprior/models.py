@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
-from vampprior.convolutional import ConvDecoder, ConvEncoder, ConvPosterior
+from vampprior.convolutional import ConvDecoder, ConvEncoder, ConvPosterior, convolution_rows
 from vampprior.distributions import LIKELIHOODS, DiagonalNormal, Mixture
 from vampprior.networks import DenseConditional, DenseDecoder, DenseEncoder, DensePosterior, SingleDecoder
 from vampprior.pixelcnn import PixelCNNDecoder
@@ -68,13 +68,16 @@ class LatentModel(nn.Module, ABC):
     """Width of each stochastic layer, top first: the order in which they are drawn."""
     autoregressive: ClassVar[bool] = False
     """Whether pixels depend on each other given the latents: then an image can be drawn but has no mean to show."""
-    chunk_rows: ClassVar[int] = 1024
-    """Rows that are best computed at once on a CPU: more gain nothing, take memory and keep other work waiting."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.likelihood = LIKELIHOODS[config.likelihood]
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are best computed at once on a CPU: more gain nothing, take memory and keep other work waiting."""
+        return 1024
 
     @property
     def noise_dim(self) -> int:
@@ -221,21 +224,27 @@ class HVAE(LatentModel):
 class ConvHVAE(HVAE):
     """The two-layer model with gated convolutions in the encoders and the decoder."""
 
-    chunk_rows = 32
     top_encoder = ConvEncoder
     bottom_posterior = ConvPosterior
     decoder = ConvDecoder
+
+    @property
+    def chunk_rows(self) -> int:
+        return convolution_rows(self.config)
 
 
 class PixelHVAE(HVAE):
     """The two-layer model with convolutional encoders and a PixelCNN decoder, which draws pixel after pixel."""
 
     autoregressive = True
-    chunk_rows = 32
     top_encoder = ConvEncoder
     bottom_posterior = ConvPosterior
     decoder = PixelCNNDecoder
     p_x: PixelCNNDecoder
+
+    @property
+    def chunk_rows(self) -> int:
+        return convolution_rows(self.config)
 
     def log_px(self, x: Tensor, latents: Latents) -> Tensor:
         return self.likelihood.log_prob(x, self.p_x(*latents, x))
