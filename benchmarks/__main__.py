@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 
 from benchmarks.figures import FIGURES
 from benchmarks.machine import Options
@@ -19,6 +21,7 @@ def main() -> None:
         for name, figure in FIGURES.items():
             print(f"{name:20}  {figure.title}")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that servers under way are stopped
     options = Options(arguments.seconds, arguments.rounds, arguments.threads)
     rows = []
     for name in arguments.figures:

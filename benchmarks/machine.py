@@ -46,6 +46,7 @@ def describe_machine() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "MKL_"))},
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }

@@ -79,7 +79,7 @@ def _value(item: Row) -> str:
 
 
 def _context(row: Row) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in [*row["settings"].items(), *row["environment"].items()])
     versions = ", ".join(f"{name} {value}" for name, value in row["versions"].items() if value)
     return (
         f"{row['date'][:10]}, commit {row['commit']}; {row['processor']}, {row['cpus']} CPUs, "
