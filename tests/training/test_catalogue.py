@@ -42,7 +42,8 @@ def test_recipes_have_the_papers_settings(name: str, likelihood: str, components
     assert (recipe.model.likelihood, recipe.model.num_components) == (likelihood, components)
     assert (recipe.pseudo_inputs.mean, recipe.pseudo_inputs.std) == (mean, std)
     assert (recipe.model.z1_dim, recipe.model.z2_dim, recipe.model.hidden_dim) == (40, 40, 300)
-    assert (recipe.training.learning_rate, recipe.training.batch_size) == (5e-4, 100)
+    assert recipe.training.learning_rate in (5e-4, 1e-4)  # the two of Sec. 5.1
+    assert recipe.training.batch_size == 100
     assert (recipe.training.warmup_epochs, recipe.training.max_epochs, recipe.training.patience) == (100, 2000, 50)
 
 
