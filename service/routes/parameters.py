@@ -51,12 +51,13 @@ ServiceParameter = Annotated[Service, Depends(_service)]
 
 
 async def _model(
-    service: ServiceParameter,
+    request: Request,
     model: Annotated[
         str | None,
         Query(description="The model that answers, `name` or `name@version`; the service's default if left out."),
     ] = None,
 ) -> LoadedModel:
+    service = await _service(request)  # not a dependency, each of which FastAPI takes long to resolve
     return service.store.resolve(model)
 
 
