@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import http, library, process
+from benchmarks import http, library, process, training
 from benchmarks.machine import Options
 from benchmarks.results import Result
 
@@ -34,6 +34,7 @@ FIGURES = {
     "sample-beside-loglik": Figure("POST /sample while POST /loglik runs without pause", http.sample_beside_loglik),
     "cache-hit": Figure("POST /sample from Redis against constant bytes", http.cache_hit),
     "pixelcnn": Figure("Drawing from a PixelCNN against full passes", library.cached_pixels),
+    "training-step": Figure("A step of training against that of the paper's public code", training.step),
     "start": Figure("From the service's start until it is ready", process.start),
     "memory": Figure("What the service's process holds over 10,000 requests", process.memory),
 }
