@@ -65,8 +65,8 @@ clean: ## Remove .venv, caches and build output; checkpoints, data and runs stay
 	@touch $@
 
 .venv/.bench: .venv/.pip pyproject.toml
-	$(install) --editable '.[service,bench]'
-	@touch .venv/.service $@
+	$(install) --editable '.[service,training,bench]'
+	@touch .venv/.service .venv/.training $@
 
 .venv/.test: .venv/.pip pyproject.toml
 	$(install) --editable '.[service,training,test]'

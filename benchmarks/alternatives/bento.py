@@ -16,8 +16,15 @@ import bentoml
 
 from benchmarks.alternatives.model import Model, decode_png, encode_png
 
+QUIET: dict[str, Any] = {
+    "workers": 1,
+    "traffic": {"timeout": 120},
+    "logging": {"access": {"enabled": False}},
+    "metrics": {"enabled": False},
+}
 
-@bentoml.service(workers=1, traffic={"timeout": 120})
+
+@bentoml.service(**QUIET)
 class Sampler:
     """`POST /sample`."""
 
@@ -30,7 +37,7 @@ class Sampler:
         return [base64.b64encode(encode_png(image)).decode() for image in self.model.sample(pseudo_inputs)]
 
 
-@bentoml.service(workers=1, traffic={"timeout": 120})
+@bentoml.service(**QUIET)
 class Scorer:
     """`POST /loglik`."""
 
