@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ def main() -> int:
         return 2
     configure_logging(settings.log_level)
     keep_freed_memory()
+    collect_rarely()
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -40,6 +42,16 @@ def main() -> int:
     with contextlib.suppress(SystemExit):  # by which uvicorn says that it did not start; it has logged why
         server.run()
     return 0 if server.started else 1
+
+
+def collect_rarely() -> None:
+    """Spare requests the garbage collector.
+
+    What the imports made stays for good; walking through it again and again took a third of a sample's time. What
+    requests leave behind is freed by its reference counts, but for a few cycles.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 if __name__ == "__main__":

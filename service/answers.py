@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -84,9 +85,12 @@ class Layout:
 
 def choose_format(request: Request, wanted: ImageFormat | None) -> ImageFormat:
     """`format=` if given, else the first of `Accept` (by its q-values) that there is, else PNG."""
-    if wanted:
-        return wanted
-    offers = [_offer(item) for item in request.headers.get("accept", "").split(",")]
+    return wanted or _preferred(request.headers.get("accept", ""))
+
+
+@lru_cache(maxsize=256)
+def _preferred(accept: str) -> ImageFormat:
+    offers = [_offer(item) for item in accept.split(",")]
     refused = {media_type for media_type, quality in offers if not quality}
     for media_type, quality in sorted(offers, key=lambda offer: -offer[1]):
         for format_, known in MEDIA_TYPES.items():

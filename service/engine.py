@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar, cast, overload
 from weakref import WeakKeyDictionary
@@ -158,7 +158,7 @@ class Engine:
             for ticket in queue:
                 if ticket.cancelled:
                     self._count(-1, -ticket.job.rows)
-                    self._observe(ticket, "cancelled")
+                    self._observe([ticket], "cancelled")
             batch: list[_Ticket] = []
             rows = 0
             queue.clear()
@@ -193,20 +193,24 @@ class Engine:
             else:
                 queue.extend(left)  # heavy ones go to the back, which shares the machine fairly
             self._count(-len(done), -computed - sum(ticket.job.rows for ticket in done))
-        for ticket in done:
-            self._observe(ticket, "error" if failure else "ok")
+        self._observe(done, "error" if failure else "ok")
         if failure:
             fail([ticket.waiter for ticket in done], failure)
         else:
             self._delivery.send([Parcel(ticket.waiter, ticket.job.result) for ticket in done])
 
-    def _observe(self, ticket: _Ticket, outcome: str) -> None:
-        operation = ticket.job.operation
-        self.metrics.jobs_total.labels(self.name, operation, outcome).inc()
+    def _observe(self, tickets: Sequence[_Ticket], outcome: str) -> None:
+        """Count jobs of one operation that ended alike."""
+        if not tickets:
+            return
+        labels = self.name, tickets[0].job.operation
+        self.metrics.jobs_total.labels(*labels, outcome).inc(len(tickets))
         if outcome == "ok":
-            wait = (ticket.started or ticket.admitted) - ticket.admitted
-            self.metrics.job_wait_seconds.labels(self.name, operation).observe(wait)
-            self.metrics.job_compute_seconds.labels(self.name, operation).observe(ticket.compute_seconds)
+            wait_seconds = self.metrics.job_wait_seconds.labels(*labels)
+            compute_seconds = self.metrics.job_compute_seconds.labels(*labels)
+            for ticket in tickets:
+                wait_seconds.observe((ticket.started or ticket.admitted) - ticket.admitted)
+                compute_seconds.observe(ticket.compute_seconds)
 
 
 class _Ticket:

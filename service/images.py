@@ -76,15 +76,22 @@ def fit_to_model(
 
 
 def encode_png(image: NDArray[np.floating]) -> bytes:
-    """PNG of an image of shape (C, H, W), C = 1 or 3, with values in [0, 1]; of one bit if all are black or white."""
-    if image.shape[0] == 1 and ((image == 0) | (image == 1)).all():
-        picture = Image.fromarray(image[0] == 1)
-    else:
-        levels = np.clip(np.floor(image * 256), 0, 255).astype(np.uint8)  # the bins of the discretized logistic
-        picture = Image.fromarray(levels[0] if image.shape[0] == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)  # fast: the default takes several times as long for a few per cent
-    return buffer.getvalue()
+    """PNG of an image of shape (C, H, W), C = 1 or 3, with values in [0, 1]; of one bit if all are black or white.
+
+    Written here, unfiltered, since Pillow takes three times as long for an image of 28 x 28: as long as the whole of
+    drawing it.
+    """
+    channels, height, width = image.shape
+    levels = (image * 256).clip(0, 255).astype(np.uint8)  # the bins of the discretized logistic
+    rows = levels.transpose(1, 2, 0).reshape(height, width * channels)
+    depth = 8
+    if channels == 1 and not (rows % 255).any():
+        rows, depth = np.packbits(rows, axis=1), 1
+    filtered = np.zeros((height, 1 + rows.shape[1]), np.uint8)  # each row after the number of its filter, 0: none
+    filtered[:, 1:] = rows
+    header = struct.pack(">IIBBBBB", width, height, depth, GRAY if channels == 1 else RGB, 0, 0, 0)
+    pixels = zlib.compress(filtered.tobytes(), 1)  # fast: the default takes several times as long for a few per cent
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 
 def enlarge(images: NDArray[np.floating], scale: int) -> NDArray[np.floating]:
@@ -118,6 +125,11 @@ def encode_npy(array: NDArray[np.generic]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG: its length, name, data and checksum."""
+    return struct.pack(">I", len(data)) + name + data + zlib.crc32(name + data).to_bytes(4)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class RowsJob(Job[Result]):
         self.inputs = inputs
         self.rows = len(inputs[0])
         self.key = len(inputs)  # jobs with pixel noise and jobs without do not mix
-        self.outputs: list[tuple[Tensor, ...]] = []
+        self.outputs: list[tuple[Array, ...]] = []
 
     @classmethod
     @abstractmethod
@@ -114,21 +115,26 @@ class RowsJob(Job[Result]):
     def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
         parts: list[tuple[NDArray[Any], ...]] = []
         counts: list[int] = []
+        left = max_rows
         for job in jobs:
             start = len(job.inputs[0]) - job.rows
-            count = min(job.rows, max_rows - sum(counts))
+            count = min(job.rows, left)
+            left -= count
             parts.append(tuple(array[start : start + count] for array in job.inputs))
             counts.append(count)
         batch = [runtime.to_device(_padded(np.concatenate(column))) for column in zip(*parts, strict=True)]
-        outputs = cls.compute(runtime, *batch)
-        pieces = zip(*(torch.split(tensor[: sum(counts)].cpu(), counts) for tensor in outputs), strict=True)
-        for job, count, piece in zip(jobs, counts, pieces, strict=True):
+        outputs = [tensor.cpu().numpy() for tensor in cls.compute(runtime, *batch)]
+        start = 0
+        for job, count in zip(jobs, counts, strict=True):
             job.rows -= count
-            job.outputs.append(piece)
+            job.outputs.append(tuple(output[start : start + count] for output in outputs))
+            start += count
 
     def columns(self) -> list[Array]:
         """Each output over all rows."""
-        return [torch.cat(column).numpy() for column in zip(*self.outputs, strict=True)]
+        if len(self.outputs) == 1:
+            return [*self.outputs[0]]
+        return [np.concatenate(column) for column in zip(*self.outputs, strict=True)]
 
 
 class SampleJob(RowsJob[Array]):
@@ -143,10 +149,8 @@ class SampleJob(RowsJob[Array]):
         self, runtime: Runtime, *, n: int, seed: int, component: int | None, temperature: float, draw: bool
     ) -> None:
         model = runtime.model
-        if component is None:
-            components = runtime.choose(np.random.default_rng([seed, 2]).random(n))
-        else:
-            components = np.full(n, component)
+        chosen = component is not None
+        components = np.full(n, component) if chosen else runtime.choose(_stream(seed, 2).random(n))
         noise = np.float32(temperature) * _normals(model, n, seed)
         super().__init__(components, noise, *_pixel_noise(model, n, seed, draw=draw))
 
@@ -296,17 +300,37 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         return self.running.result()
 
 
+class _Streams(threading.local):
+    """Independent streams of random numbers by seed and number, one in use at a time.
+
+    Of Philox (Salmon et al., 2011), which is at the start of any stream at once; `default_rng` takes longer to digest a
+    seed than to draw the noise of an image.
+    """
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(0)
+        self._generator = np.random.Generator(self._bits)
+        self._start = self._bits.state
+
+    def __call__(self, seed: int, number: int) -> np.random.Generator:
+        self._start["state"]["key"][:] = seed, number
+        self._bits.state = self._start
+        return self._generator
+
+
+_stream = _Streams()
+
+
 def _normals(model: LatentModel, n: int, seed: int) -> Array:
     """Latent noise (n, noise_dim), a row an image: the stream is sequential, so the first rows do not depend on n."""
-    generator = np.random.default_rng([seed, 0])
-    return generator.standard_normal((n, model.noise_dim), dtype=np.float32)
+    return _stream(seed, 0).standard_normal((n, model.noise_dim), dtype=np.float32)
 
 
 def _pixel_noise(model: LatentModel, n: int, seed: int, *, draw: bool) -> list[Array]:
     """Uniform numbers (n, D), likewise, where pixels are to be drawn: always, if the model has no mean image."""
     if not (draw or model.autoregressive):
         return []
-    return [np.random.default_rng([seed, 1]).random((n, model.config.num_pixels), dtype=np.float32)]
+    return [_stream(seed, 1).random((n, model.config.num_pixels), dtype=np.float32)]
 
 
 def _render(model: LatentModel, latents: Latents, pixels: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 import time
+from functools import lru_cache
 from typing import TextIO
 
 __all__ = ["JsonFormatter", "configure_logging", "request_id"]
@@ -37,6 +38,9 @@ def configure_logging(level: str) -> None:
         logger.setLevel(logging.NOTSET)
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # `RequestContext` writes that line
     logging.captureWarnings(True)
+    # what no line tells need not be found out: https://docs.python.org/3/howto/logging.html#optimization
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    vars(logging)["_srcfile"] = None
 
 
 class BatchingHandler(logging.Handler):
@@ -76,13 +80,21 @@ class BatchingHandler(logging.Handler):
                     written.set()
 
 
+_encode = json.JSONEncoder(default=str).encode
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
 class JsonFormatter(logging.Formatter):
     """A log record as one line of JSON: time, level, logger, message, the request's id, and the record's `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         line: dict[str, object] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": f"{_second(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -92,4 +104,4 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _encode(line)

@@ -221,12 +221,7 @@ def _has_no_body(scope: Scope) -> bool:
 
 def _route_template(scope: Scope) -> str:
     """`/models/{name}` of a request to `/models/vamp`, or `unmatched`; a path would be a label without bounds."""
-    included = scope.get("fastapi", {}).get("effective_route_context")  # an included router's route, with its prefix
-    for route in (included, scope.get("route")):
-        template = getattr(route, "path_format", None) or getattr(route, "path", None)
-        if template:
-            return str(template)
-    return "unmatched"
+    return str(getattr(scope.get("route"), "path", None) or "unmatched")
 
 
 def _peer(scope: Scope) -> str:

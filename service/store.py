@@ -84,17 +84,12 @@ class ModelStore:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        self._models: dict[str, LoadedModel] = {}
-        self._expected: set[str] = set()
+        self._answering: dict[str, LoadedModel] = {}  # by `name@version`, and the newest of each name by `name`
+        self.models: list[LoadedModel] = []
+        """Loaded models by name, the newest version of each name first."""
         self._engines: list[Engine] = []
         self.refusals: list[Refusal] = []
         self.loaded = self.stopping = False
-
-    @property
-    def models(self) -> list[LoadedModel]:
-        """Loaded models by name, the newest version of each name first."""
-        newest_first = sorted(self._models.values(), key=lambda model: _order(model.card.version), reverse=True)
-        return sorted(newest_first, key=lambda model: model.card.name)
 
     @property
     def default(self) -> str:
@@ -106,11 +101,10 @@ class ModelStore:
         folders = await asyncio.to_thread(_find, self._settings.model_store)
         default_name = self.default.partition("@")[0]
         folders.sort(key=lambda folder: (folder.parent.name != default_name, str(folder)))
-        self._expected = {f"{folder.parent.name}@{folder.name}" for folder in folders}
         for folder in folders:
             reference = f"{folder.parent.name}@{folder.name}"
             try:
-                self._models[reference] = await self._load_one(folder, reference)
+                self._add(await self._load_one(folder, reference))
                 self._metrics.model_ready.labels(reference).set(1)
                 logger.info("loaded model %s", reference)
             except CheckpointError as error:
@@ -147,6 +141,11 @@ class ModelStore:
             runtime.mixture.log_weights.exp().cpu().numpy(),
         )
 
+    def _add(self, model: LoadedModel) -> None:
+        newest_first = sorted([*self.models, model], key=lambda model: _order(model.card.version), reverse=True)
+        self.models = sorted(newest_first, key=lambda model: model.card.name)
+        self._answering = {m.card.name: m for m in reversed(self.models)} | {m.reference: m for m in self.models}
+
     def _refuse(self, reference: str, reason: str) -> None:
         logger.error("refused model %s: %s", reference, reason)
         self._metrics.model_ready.labels(reference).set(0)
@@ -155,7 +154,7 @@ class ModelStore:
     @property
     def ready(self) -> bool:
         """Whether every checkpoint has been loaded or refused and the default model answers."""
-        return self.loaded and not self.stopping and self._lookup(self.default) is not None
+        return self.loaded and not self.stopping and self.default in self._answering
 
     def resolve(self, reference: str | None) -> LoadedModel:
         """The model of that name, newest version unless one is named; the default one for None.
@@ -163,7 +162,7 @@ class ModelStore:
         Raises `NotReady` while it is loading and `ModelNotFound` if it is not there.
         """
         wanted = reference or self.default
-        if model := self._lookup(wanted):
+        if model := self._answering.get(wanted):
             return model
         if not self.loaded:
             raise NotReady(f"the models are still loading, {wanted} among them", headers={"Retry-After": "1"})
@@ -174,10 +173,7 @@ class ModelStore:
 
     def is_default(self, model: LoadedModel) -> bool:
         """Whether the model answers requests that name none."""
-        return self._lookup(self.default) is model
-
-    def _lookup(self, reference: str) -> LoadedModel | None:
-        return next((model for model in self.models if _matches(reference, model.reference)), None)
+        return self._answering.get(self.default) is model
 
     def close(self, timeout: float) -> None:
         """Stop the engines."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
 from vampprior.distributions import LOG_VAR_MAX, LOG_VAR_MIN, DiagonalNormal, Mixture
+from vampprior.layers import draw_normal
 
 __all__ = [
     "PRIORS",
@@ -64,7 +65,7 @@ class MixtureOfGaussians(Prior):
 
     def __init__(self, config: ModelConfig, latent_dim: int) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.randn(config.num_components, latent_dim))
+        self.mean = nn.Parameter(draw_normal(torch.empty(config.num_components, latent_dim), 0.0, 1.0))
         self.log_var = nn.Parameter(torch.zeros(config.num_components, latent_dim))
 
     def mixture(self, encoder: Encoder) -> Mixture:  # noqa: ARG002
@@ -81,7 +82,7 @@ class VampPrior(Prior):
 
     def __init__(self, config: ModelConfig, latent_dim: int) -> None:  # noqa: ARG002
         super().__init__()
-        self.free_inputs = nn.Parameter(0.5 + 0.1 * torch.randn(config.num_components, *config.image_shape))
+        self.free_inputs = nn.Parameter(draw_normal(torch.empty(config.num_components, *config.image_shape), 0.5, 0.1))
 
     @property
     def pseudo_inputs(self) -> Tensor:

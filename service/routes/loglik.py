@@ -7,14 +7,16 @@ import json
 import math
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from service.answers import ANSWER_HEADERS, answer, model_json
 from service.cache import cache_key
 from service.errors import BadParameter, TooLarge
 from service.jobs import LogLikelihoodJob
 from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import Images, Model, Seed, ServiceParameter
+from service.routes.parameters import Seed, UploadQuery, service_of
+from service.routes.query import QueryRoute
 from service.schemas import LogLikelihoodAnswer
 from service.store import LoadedModel
 from service.uploads import UPLOAD_BODY
@@ -22,7 +24,14 @@ from vampprior.likelihood import LogLikelihood
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["images"], responses=PROBLEM_RESPONSES)
+router = APIRouter(route_class=QueryRoute, tags=["images"], responses=PROBLEM_RESPONSES)
+
+
+class LogLikelihoodQuery(UploadQuery):
+    """Parameters of `POST /loglik`."""
+
+    num_samples: int = Field(5000, ge=1, description="Importance samples per image; the paper takes 5,000.")
+    seed: Seed = 0
 
 
 @router.post(
@@ -31,19 +40,16 @@ router = APIRouter(tags=["images"], responses=PROBLEM_RESPONSES)
     responses={200: {"headers": ANSWER_HEADERS}},
     openapi_extra=UPLOAD_BODY,
 )
-async def loglik(
-    service: ServiceParameter,
-    loaded: Model,
-    images: Images,
-    num_samples: Annotated[int, Query(ge=1, description="Importance samples per image; the paper takes 5,000.")] = 5000,
-    seed: Seed = 0,
-) -> Response:
+async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]) -> Response:
     """Score images by importance sampling.
 
     Each image's log p(x) is the logarithm of the mean of `num_samples` importance weights p(x, z) / q(z | x), in nats,
     with its Monte Carlo standard error, and its rank among the model's own test images. An image's score depends on
     the image, `num_samples` and `seed` alone.
     """
+    service, loaded = service_of(request), query.loaded(request)
+    images = await query.images(request)
+    num_samples, seed = query.num_samples, query.seed
     if num_samples > service.settings.max_num_samples:
         most = service.settings.max_num_samples
         raise BadParameter(f"num_samples is {num_samples}; this service takes at most {most}")

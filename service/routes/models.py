@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 
 from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import ServiceParameter
+from service.routes.parameters import service_of
 from service.schemas import ModelList, ModelSummary
 from service.store import LoadedModel, ModelStore, Refusal
 
@@ -25,9 +25,9 @@ Name = Annotated[
 
 
 @router.get("/models")
-async def models(service: ServiceParameter) -> ModelList:
+async def models(request: Request) -> ModelList:
     """Every checkpoint of the store: those that answer, and those that were refused and why."""
-    store = service.store
+    store = service_of(request).store
     return ModelList(
         default=store.default,
         loading=not store.loaded,
@@ -36,9 +36,9 @@ async def models(service: ServiceParameter) -> ModelList:
 
 
 @router.get("/models/{name}")
-async def model(service: ServiceParameter, name: Name) -> dict[str, Any]:
+async def model(request: Request, name: Name) -> dict[str, Any]:
     """The card of a model, `name` or `name@version`: network, data, training, test metrics."""
-    return service.store.resolve(name).card.to_dict()
+    return service_of(request).store.resolve(name).card.to_dict()
 
 
 def _summary(model: LoadedModel, store: ModelStore) -> ModelSummary:

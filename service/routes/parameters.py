@@ -1,4 +1,4 @@
-"""Parameters and objects that several resources share."""
+"""What requests may ask: the parameters that several routes share, in models that a route's own model inherits from."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import random
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
-from fastapi import Depends, Query, Request
+from fastapi import Request
+from pydantic import Field
 
 from service.answers import ImageFormat, Layout, choose_format
 from service.cache import Cache
 from service.metrics import Metrics
+from service.routes.query import QueryModel
 from service.settings import Settings
 from service.store import LoadedModel, ModelStore
 from service.uploads import ModelImages, read_images
 
 __all__ = [
     "MAX_SEED",
-    "Images",
-    "LayoutParameter",
+    "LayoutQuery",
     "Mode",
-    "Model",
+    "ModelQuery",
     "Seed",
     "Service",
-    "ServiceParameter",
+    "UploadQuery",
     "random_seed",
+    "service_of",
 ]
 
 MAX_SEED = 2**53 - 1  # the largest whole number that every JSON reader keeps exactly
@@ -40,53 +42,63 @@ class Service:
     cache: Cache
 
 
-# `async`, though they wait for nothing: FastAPI would send them through a thread, which costs as much as all the rest
-
-
-async def _service(request: Request) -> Service:
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
     return cast("Service", request.app.state.service)
 
 
-ServiceParameter = Annotated[Service, Depends(_service)]
+class ModelQuery(QueryModel):
+    """Who answers."""
+
+    model: str | None = Field(
+        None, description="The model that answers, `name` or `name@version`; the service's default if left out."
+    )
+
+    def loaded(self, request: Request) -> LoadedModel:
+        """That model. Raises `ModelNotFound` or, while it loads, `NotReady`."""
+        return service_of(request).store.resolve(self.model)
 
 
-async def _model(
-    request: Request,
-    model: Annotated[
-        str | None,
-        Query(description="The model that answers, `name` or `name@version`; the service's default if left out."),
-    ] = None,
-) -> LoadedModel:
-    service = await _service(request)  # not a dependency, each of which FastAPI takes long to resolve
-    return service.store.resolve(model)
+class LayoutQuery(ModelQuery):
+    """How images go out."""
+
+    format: ImageFormat | None = Field(None, description="`png`, `json` or `npy`; wins over the `Accept` header.")
+    columns: int = Field(10, ge=1, le=64, description="Images in a row of a contact sheet.")
+    scale: int = Field(1, ge=1, le=16, description="Enlarges a PNG by whole pixels.")
+
+    def layout(self, request: Request) -> Layout:
+        """The format that parameter and header ask for, and its settings."""
+        return Layout(choose_format(request, self.format), self.columns, self.scale)
 
 
-Model = Annotated[LoadedModel, Depends(_model)]
+class UploadQuery(ModelQuery):
+    """How uploads become images of the model's size."""
+
+    resize: bool = Field(False, description="Fit images of another size to the model's.")
+    invert: bool = Field(False, description="Swap dark and light, for dark ink on a light ground.")
+
+    async def images(self, request: Request) -> ModelImages:
+        """The uploaded images; raises a `Problem` for what cannot be used."""
+        settings = service_of(request).settings
+        return await read_images(
+            request,
+            self.loaded(request),
+            resize=self.resize,
+            invert=self.invert,
+            max_images=settings.max_images,
+            max_pixels=settings.max_image_pixels,
+        )
 
 
-async def _layout(
-    request: Request,
-    format: Annotated[  # noqa: A002
-        ImageFormat | None, Query(description="`png`, `json` or `npy`; wins over the `Accept` header.")
-    ] = None,
-    columns: Annotated[int, Query(ge=1, le=64, description="Images in a row of a contact sheet.")] = 10,
-    scale: Annotated[int, Query(ge=1, le=16, description="Enlarges a PNG by whole pixels.")] = 1,
-) -> Layout:
-    return Layout(choose_format(request, format), columns, scale)
-
-
-LayoutParameter = Annotated[Layout, Depends(_layout)]
-
-Seed = Annotated[int, Query(ge=0, le=MAX_SEED, description="The same seed gives the same answer.")]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="The same seed gives the same answer.")]
 
 Mode = Annotated[
     Literal["mean", "draw"],
-    Query(
+    Field(
         description="`mean`: the expected image; `draw`: pixels drawn from p(x | z). "
         "A model with a PixelCNN decoder has no mean to show: its images are draws in either mode."
     ),
 ]
-
 
 _seeds = random.Random()  # noqa: S311  (no secret; and the system's own numbers cost a request its turn at the GIL)
 
@@ -94,24 +106,3 @@ _seeds = random.Random()  # noqa: S311  (no secret; and the system's own numbers
 def random_seed() -> int:
     """A seed for a request that names none."""
     return _seeds.randint(0, MAX_SEED)
-
-
-async def _images(
-    request: Request,
-    service: ServiceParameter,
-    loaded: Model,
-    resize: Annotated[bool, Query(description="Fit images of another size to the model's.")] = False,
-    invert: Annotated[bool, Query(description="Swap dark and light, for dark ink on a light ground.")] = False,
-) -> ModelImages:
-    settings = service.settings
-    return await read_images(
-        request,
-        loaded,
-        resize=resize,
-        invert=invert,
-        max_images=settings.max_images,
-        max_pixels=settings.max_image_pixels,
-    )
-
-
-Images = Annotated[ModelImages, Depends(_images)]

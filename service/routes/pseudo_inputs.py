@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from numpy.typing import NDArray
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from service.answers import Layout, answer, image_response, model_json, rounded
@@ -15,7 +16,7 @@ from service.cache import cache_key
 from service.errors import PseudoInputNotFound
 from service.jobs import DecodeJob
 from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import LayoutParameter, Model, ServiceParameter
+from service.routes.parameters import LayoutQuery, service_of
 from service.schemas import PseudoInputList
 from service.store import LoadedModel
 
@@ -25,55 +26,61 @@ router = APIRouter(tags=["pseudo-inputs"], responses=PROBLEM_RESPONSES)
 
 GALLERY_RESPONSE = image_response(PseudoInputList)
 
-Stretch = Annotated[
-    bool,
-    Query(description="Brighten each image of a PNG until its brightest pixel is white; JSON and NPY give the values."),
-]
+
+class PseudoInputQuery(LayoutQuery):
+    """Parameters of `GET /pseudo-inputs/{k}`."""
+
+    stretch: bool = Field(
+        True,
+        description="Brighten each image of a PNG until its brightest pixel is white; JSON and NPY give the values.",
+    )
+
+
+class GalleryQuery(PseudoInputQuery):
+    """Parameters of `GET /pseudo-inputs`."""
+
+    offset: int = Field(0, ge=0, description="Leave out this many first.")
+    limit: int = Field(100, ge=1, le=1000, description="Show at most this many.")
+    sort: Literal["index", "weight"] = Field(
+        "index", description="By number, or the greatest weight in the prior first."
+    )
 
 
 @router.get("/pseudo-inputs", responses=GALLERY_RESPONSE, response_class=Response)
-async def gallery(
-    service: ServiceParameter,
-    loaded: Model,
-    layout: LayoutParameter,
-    offset: Annotated[int, Query(ge=0, description="Leave out this many first.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Show at most this many.")] = 100,
-    sort: Annotated[
-        Literal["index", "weight"], Query(description="By number, or the greatest weight in the prior first.")
-    ] = "index",
-    stretch: Stretch = True,
-) -> Response:
+async def gallery(request: Request, query: Annotated[GalleryQuery, Query()]) -> Response:
     """The gallery: the learned pseudo-inputs, or for a prior that has none its components decoded at their means."""
-    order = np.argsort(-loaded.weights, kind="stable") if sort == "weight" else np.arange(loaded.num_components)
-    chosen = [int(index) for index in order[offset : offset + limit]]
-    if not chosen and layout.format == "png":
+    loaded, offset = query.loaded(request), query.offset
+    order = np.argsort(-loaded.weights, kind="stable") if query.sort == "weight" else np.arange(loaded.num_components)
+    chosen = [int(index) for index in order[offset : offset + query.limit]]
+    if not chosen and query.layout(request).format == "png":
         raise PseudoInputNotFound(f"the gallery of {loaded.reference} ends before offset {offset}")
-    return await _show(service, loaded, layout, chosen, offset, stretch=stretch)
+    return await _show(request, query, loaded, chosen, offset)
 
 
 @router.get("/pseudo-inputs/{k}", responses=GALLERY_RESPONSE, response_class=Response)
 async def one(
-    service: ServiceParameter,
-    loaded: Model,
-    layout: LayoutParameter,
+    request: Request,
+    query: Annotated[PseudoInputQuery, Query()],
     k: Annotated[int, Path(ge=0, description="Number of the pseudo-input.", openapi_examples={"one": {"value": 42}})],
-    stretch: Stretch = True,
 ) -> Response:
     """One pseudo-input."""
-    return await _show(service, loaded, layout, [loaded.component(k)], offset=k, stretch=stretch)
+    loaded = query.loaded(request)
+    return await _show(request, query, loaded, [loaded.component(k)], offset=k)
 
 
 async def _show(
-    service: ServiceParameter, loaded: LoadedModel, layout: Layout, chosen: Sequence[int], offset: int, *, stretch: bool
+    request: Request, query: PseudoInputQuery, loaded: LoadedModel, chosen: Sequence[int], offset: int
 ) -> Response:
+    layout = query.layout(request)
+
     async def compute() -> bytes:
         images = await _images(loaded, chosen)
-        if stretch and layout.format == "png":
+        if query.stretch and layout.format == "png":
             images = images / np.maximum(images.max(axis=(1, 2, 3), keepdims=True), 1e-6)
         return await run_in_threadpool(_render, loaded, layout, chosen, offset, images)
 
-    key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout, stretch)))
-    body, hit = await service.cache.get_or_compute(key, compute)
+    key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout, query.stretch)))
+    body, hit = await service_of(request).cache.get_or_compute(key, compute)
     return answer(body, layout.media_type, loaded, hit=hit)
 
 

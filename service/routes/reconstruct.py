@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
 
 from service.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
 from service.jobs import ReconstructJob
 from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import Images, LayoutParameter, Mode, Model, Seed, ServiceParameter
+from service.routes.parameters import LayoutQuery, Mode, Seed, UploadQuery, service_of
+from service.routes.query import QueryRoute
 from service.uploads import UPLOAD_BODY
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["images"], responses=PROBLEM_RESPONSES)
+router = APIRouter(route_class=QueryRoute, tags=["images"], responses=PROBLEM_RESPONSES)
+
+
+class ReconstructQuery(LayoutQuery, UploadQuery):
+    """Parameters of `POST /reconstruct`."""
+
+    mode: Mode = "mean"
+    seed: Seed = 0
 
 
 @router.post("/reconstruct", responses=IMAGE_RESPONSE, response_class=Response, openapi_extra=UPLOAD_BODY)
-async def reconstruct(
-    service: ServiceParameter,
-    loaded: Model,
-    layout: LayoutParameter,
-    images: Images,
-    mode: Mode = "mean",
-    seed: Seed = 0,
-) -> Response:
+async def reconstruct(request: Request, query: Annotated[ReconstructQuery, Query()]) -> Response:
     """Encode and decode images.
 
     `mean` passes the posterior means through the decoder; `draw` draws the latents from the posterior and the pixels
     from the decoder, with `seed`. Binary models see the upload thresholded at one half, gray ones as it is.
     """
+    loaded, layout, images = query.loaded(request), query.layout(request), await query.images(request)
+    seed = query.seed
 
     async def compute() -> bytes:
-        job = ReconstructJob(loaded.runtime.model, images.gray, seed=seed, draw=mode == "draw")
+        job = ReconstructJob(loaded.runtime.model, images.gray, seed=seed, draw=query.mode == "draw")
         return await loaded.engine.run(job, lambda images: layout.render(images, loaded, seed))
 
-    key = cache_key("reconstruct", loaded.digest, repr((seed, mode, layout)), *images.digests())
-    body, hit = await service.cache.get_or_compute(key, compute)
+    key = cache_key("reconstruct", loaded.digest, repr((seed, query.mode, layout)), *images.digests())
+    body, hit = await service_of(request).cache.get_or_compute(key, compute)
     return answer(body, layout.media_type, loaded, seed=seed, hit=hit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 BAD_PARAMETERS = [
@@ -45,6 +47,23 @@ def test_a_bad_parameter_is_named(
     body = problem(client.request(method, path, params={name: value}, **files), 422, "bad-parameter")
     assert name in body["detail"]
     assert body["instance"] == path
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/sample"), ("POST", "/encode"), ("GET", "/pseudo-inputs"), ("GET", "/pseudo-inputs/3")],
+)
+def test_a_misspelt_parameter_is_named(
+    client: httpx.Client, problem: Any, pngs: list[bytes], method: str, path: str
+) -> None:
+    files = {"files": {"file": pngs[0]}} if path == "/encode" else {}
+    body = problem(client.request(method, path, params={"psuedo_input": 42}, **files), 422, "bad-parameter")
+    assert [error["parameter"] for error in body["errors"]] == ["psuedo_input"]
+
+
+def test_of_a_repeated_parameter_the_last_counts(client: httpx.Client) -> None:
+    response = client.post("/sample?n=2&n=3&format=npy")
+    assert np.load(io.BytesIO(response.content)).shape[0] == 3
 
 
 def test_all_bad_parameters_are_named_at_once(client: httpx.Client, problem: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -189,3 +191,16 @@ def test_quantiles_that_define_no_percentile_are_refused(quantiles: dict[str, li
 def test_probabilities_beyond_zero_and_one_are_refused(probabilities: list[float]) -> None:
     with pytest.raises(CardError, match="probabilities"):
         scored(probabilities, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("name", ["digits-hvae-vampprior", "digits-hvae-mog", "digits-pixel_hvae-vampprior"])
+def test_loading_does_not_import_torchs_compiler(name: str) -> None:
+    folder = Path(__file__).parents[2] / "model_store" / name / "1"
+    script = f"""
+import sys
+from pathlib import Path
+from vampprior.checkpoint import load_checkpoint
+load_checkpoint(Path({str(folder)!r}))
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
