@@ -77,12 +77,12 @@ class Store(Protocol):
 class _Flight:
     """A computation under way and the number of requests that wait for it."""
 
-    task: asyncio.Task[tuple[bytes, bool]]
+    task: asyncio.Task[bytes]
     waiters: int = 0
 
 
 class Cache:
-    """Values by key, each looked up and computed in a task of its own that equal requests share."""
+    """Values by key, each computed in a task of its own that equal requests share."""
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
@@ -95,15 +95,20 @@ class Cache:
         What `compute` raises reaches every request that waits for it, and nothing is stored. A request that is
         cancelled leaves the computation to those that still wait; the last one to leave cancels it.
         """
-        flight = self._flights.get(key)
+        flight, outcome = self._flights.get(key), "joined"
         if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(self._fly(key, compute)))
+            value, outcome = await self._look_up(key)
+            if value is not None:
+                self._count(outcome)
+                return value, True
+            flight = self._flights.get(key)  # of an equal request that has begun meanwhile
+        self._count(outcome if flight is None else "joined")
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.create_task(self._compute(key, compute)))
             flight.task.add_done_callback(_note_exception)
-        else:
-            self._count("joined")
         flight.waiters += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(flight.task), False
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if flight.task.cancelled() and task is not None and not task.cancelling():
@@ -123,20 +128,20 @@ class Cache:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._store.close()
 
-    async def _fly(self, key: str, compute: Callable[[], Awaitable[bytes]]) -> tuple[bytes, bool]:
+    async def _look_up(self, key: str) -> tuple[bytes | None, str]:
+        """The store's value, if it has it, and how that went."""
         try:
             value = await self._store.get(key)
         except Skipped:
-            self._count("skipped")
+            return None, "skipped"
         except StoreFailed:
-            self._count("error")
-        else:
-            self._count("miss" if value is None else "hit")
-            if value is not None:
-                return value, True
+            return None, "error"
+        return value, "miss" if value is None else "hit"
+
+    async def _compute(self, key: str, compute: Callable[[], Awaitable[bytes]]) -> bytes:
         value = await compute()
         self._store.put(key, value)
-        return value, False
+        return value
 
     def _land(self, key: str, flight: _Flight) -> None:
         """Forget a flight that nobody waits for, so that nobody joins it while it is being cancelled."""
@@ -148,7 +153,7 @@ class Cache:
         self._metrics.cache_requests_total.labels(self._store.name, outcome).inc()
 
 
-def _note_exception(task: asyncio.Task[tuple[bytes, bool]]) -> None:
+def _note_exception(task: asyncio.Task[bytes]) -> None:
     """Tell asyncio that an exception was seen, even if every request that would see it has left."""
     if not task.cancelled():
         task.exception()
@@ -213,7 +218,7 @@ class RedisStore:
             url,
             max_connections=MAX_CONNECTIONS,
             timeout=timeout,
-            socket_timeout=timeout,
+            socket_timeout=None,  # `get` and `put` have their own, once for all that they do
             socket_connect_timeout=timeout,
             # a connection that the server has closed since is opened again, once
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,6 +58,7 @@ class RequestContext:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
+        self.series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.ids = random.Random()  # noqa: S311  (no secret; and the system's own cost a request its turn at the GIL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,8 +97,9 @@ class RequestContext:
     def _record(self, scope: Scope, status: int, duration: float, id_: str) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = _route_template(scope)
-        self.metrics.http_requests_total.labels(method, route, str(status)).inc()
-        self.metrics.http_request_duration_seconds.labels(method, route).observe(duration)
+        requests, durations = self._series(method, route, status)
+        requests.inc()
+        durations.observe(duration)
         fields = {
             "method": method,
             "route": route,
@@ -106,6 +109,16 @@ class RequestContext:
             "client": _peer(scope),
         }
         access_log.info("%s %s %d", method, route, status, extra={"fields": fields})
+
+    def _series(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        """The series of such requests; `labels` looks for each under a lock."""
+        found = self.series.get((method, route, status))
+        if found is None:
+            found = self.series[method, route, status] = (
+                self.metrics.http_requests_total.labels(method, route, str(status)),
+                self.metrics.http_request_duration_seconds.labels(method, route),
+            )
+        return found
 
 
 class AccessControl:
