@@ -77,7 +77,7 @@ class LatentModel(nn.Module, ABC):
     @property
     def chunk_rows(self) -> int:
         """Rows that are best computed at once on a CPU: more gain nothing, take memory and keep other work waiting."""
-        return 1024
+        return 1280
 
     @property
     def noise_dim(self) -> int:
@@ -159,7 +159,7 @@ class VAE(LatentModel):
     def infer(self, context: Context, noise: Tensor, mixture: Mixture) -> Posterior:
         q_z1 = DiagonalNormal(*context)
         z1 = q_z1.sample(noise)
-        return Posterior((z1,), q_z1.log_prob(z1), mixture.log_prob(z1))
+        return Posterior((z1,), q_z1.log_prob_of_sample(noise), mixture.log_prob(z1))
 
     def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
         return {"z1": self.q_z1(x)}
@@ -200,7 +200,7 @@ class HVAE(LatentModel):
         z2 = q_z2.sample(noise2)
         q_z1 = self.q_z1(image_half, z2)
         z1 = q_z1.sample(noise1)
-        log_q = q_z2.log_prob(z2) + q_z1.log_prob(z1)
+        log_q = q_z2.log_prob_of_sample(noise2) + q_z1.log_prob_of_sample(noise1)
         log_p = mixture.log_prob(z2) + self.p_z1(z2).log_prob(z1)
         return Posterior((z1, z2), log_q, log_p)
 
