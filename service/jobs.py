@@ -19,7 +19,17 @@ from vampprior.distributions import Mixture
 from vampprior.likelihood import LogLikelihood, RunningLogMeanExp, log_importance_weights
 from vampprior.models import Context, LatentModel, Latents
 
-__all__ = ["DecodeJob", "EncodeJob", "Encoding", "Job", "LogLikelihoodJob", "ReconstructJob", "Runtime", "SampleJob"]
+__all__ = [
+    "DecodeJob",
+    "EncodeJob",
+    "Encoding",
+    "Job",
+    "LogLikelihoodJob",
+    "ReconstructJob",
+    "Runtime",
+    "SampleJob",
+    "seeded_generator",
+]
 
 Result = TypeVar("Result")
 Array = NDArray[np.float32]
@@ -29,9 +39,8 @@ BLOCK_ROWS = 16
 """Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
 whatever it was batched with."""
 
-UPDATE_SAMPLES = 256
-"""Log-weights that are added up at once, counted from the first: sums, and so scores, have the same bits whatever the
-chunks, whose lengths are multiples of it or less."""
+SHORT_CHUNK_ROWS = 256
+"""Rows of a log-likelihood's chunk while light jobs come, which wait for it to end: less efficient, and sooner over."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,8 @@ class Runtime:
 
     @property
     def short_chunk_rows(self) -> int:
-        """The same while light jobs come, which wait for a chunk to end: less efficient, and sooner over."""
-        return min(self.chunk_rows, UPDATE_SAMPLES)
+        """The same while light jobs come."""
+        return min(self.chunk_rows, SHORT_CHUNK_ROWS)
 
     @cached_property
     def _edges(self) -> NDArray[np.float64]:
@@ -251,7 +260,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     """log p(x) of one image, gray levels (C, H, W), by importance sampling, a chunk of samples at a time.
 
     The noise comes from a generator seeded with `seed` alone, so that an image's score does not depend on its place in
-    a request.
+    a request; and the weights are added up once they are all there, so that it has the same bits whatever the chunks.
     """
 
     operation = "loglik"
@@ -262,10 +271,11 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         self.x: Tensor | None = None
         self.rows = num_samples
         self.chunk = model.chunk_rows
-        self.noise = np.random.default_rng(seed)
+        self.noise = seeded_generator(seed)
         self.noise_dim = model.noise_dim
         self.context: Context | None = None
-        self.running = RunningLogMeanExp(1)
+        self.log_weights: list[Tensor] = []
+        self.score: LogLikelihood | None = None
 
     @property
     def key(self) -> int:  # type: ignore[override]
@@ -281,14 +291,17 @@ class LogLikelihoodJob(Job[LogLikelihood]):
             job._prepare(runtime)
         x = torch.cat([job.x for job in jobs if job.x is not None])
         context = tuple(torch.cat(parts) for parts in zip(*(job.context or () for job in jobs), strict=True))
-        noise = np.zeros((len(jobs), padded, jobs[0].noise_dim), np.float32)
+        noise = torch.zeros(len(jobs), padded, jobs[0].noise_dim)
         for row, job in zip(noise, jobs, strict=True):
-            job.noise.standard_normal(dtype=np.float32, out=row[:samples])
-        log_weights = log_importance_weights(runtime.model, x, context, runtime.to_device(noise), runtime.mixture)
+            row[:samples].normal_(generator=job.noise)
+        log_weights = log_importance_weights(runtime.model, x, context, noise.to(runtime.device), runtime.mixture)
         for job, row in zip(jobs, log_weights[:, :samples].cpu(), strict=True):
-            for block in torch.split(row, UPDATE_SAMPLES):
-                job.running.update(block.unsqueeze(0))
+            job.log_weights.append(row)
             job.rows -= samples
+            if not job.rows:
+                running = RunningLogMeanExp(1)
+                running.update(torch.cat(job.log_weights).unsqueeze(0))
+                job.score = running.result()
 
     def _prepare(self, runtime: Runtime) -> None:
         """The encoder's pass over the image, once."""
@@ -297,7 +310,14 @@ class LogLikelihoodJob(Job[LogLikelihood]):
             self.x, self.context = x[:1], tuple(part[:1] for part in runtime.model.condition(x))
 
     def result(self) -> LogLikelihood:
-        return self.running.result()
+        if self.score is None:
+            raise RuntimeError("samples are left to draw")
+        return self.score
+
+
+def seeded_generator(seed: int) -> torch.Generator:
+    """A generator of torch, twice as fast as numpy's; it takes 32 bits, in which all of the seed has its part."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
 
 class _Streams(threading.local):

@@ -10,14 +10,22 @@ import pytest
 import torch
 
 from service.images import encode_png
+from service.jobs import seeded_generator
 from vampprior import LatentModel, LogLikelihood, log_likelihood
 from vampprior.checkpoint import read_card
 
 
-def numpy_noise(model: LatentModel, seed: int) -> Any:
-    """The noise stream that the service promises: NumPy's, seeded with the request's seed, a row a sample."""
-    generator = np.random.default_rng(seed)
-    return lambda s: torch.from_numpy(generator.standard_normal((1, s, model.noise_dim), dtype=np.float32))
+def seeded_noise(model: LatentModel, num_samples: int, seed: int) -> Any:
+    """The service's noise of a seed, a row a sample, handed out in chunks of any size."""
+    drawn = torch.randn(1, num_samples, model.noise_dim, generator=seeded_generator(seed))
+    taken = 0
+
+    def take(count: int) -> torch.Tensor:
+        nonlocal taken
+        taken += count
+        return drawn[:, taken - count : taken]
+
+    return take
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +34,7 @@ def expected(load_model: Any) -> Any:
 
     def score(reference: str, image: Any, *, num_samples: int, seed: int) -> LogLikelihood:
         model = load_model(reference)
-        noise = numpy_noise(model, seed)
+        noise = seeded_noise(model, num_samples, seed)
         return log_likelihood(model, torch.tensor(image)[None], num_samples=num_samples, chunk_rows=77, noise=noise)
 
     return score

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.jobs import EncodeJob, LogLikelihoodJob, ReconstructJob, Runtime, SampleJob
+from service.jobs import EncodeJob, LogLikelihoodJob, ReconstructJob, Runtime, SampleJob, seeded_generator
 from vampprior import ModelConfig, build_model, log_likelihood
 
 CONFIG = ModelConfig(image_shape=(1, 12, 12), z1_dim=5, z2_dim=4, hidden_dim=64, num_components=7)
@@ -92,14 +92,15 @@ def test_encodings_name_layers_and_responsibilities(runtime, gray):
     np.testing.assert_allclose(encoding.responsibilities.sum(1), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_samples", [1, 7, 500, 1234])
+@pytest.mark.parametrize("num_samples", [1, 7, 500, 1234, 3000])
 def test_log_likelihood_is_the_librarys_with_the_same_noise(runtime, gray, num_samples):
     job = LogLikelihoodJob(runtime.model, gray[0], num_samples=num_samples, seed=11)
     score = finish(runtime, job)[0]
-    stream = np.random.default_rng(11)
+    drawn = torch.randn(1, num_samples, runtime.model.noise_dim, generator=seeded_generator(11))
+    parts = iter(torch.split(drawn, runtime.chunk_rows, dim=1))
 
     def noise(count: int) -> torch.Tensor:
-        return torch.from_numpy(stream.standard_normal((1, count, runtime.model.noise_dim), dtype=np.float32))
+        return next(parts)
 
     x = runtime.model.likelihood.from_bytes(torch.from_numpy(gray[:1]))
     expected = log_likelihood(runtime.model, x, num_samples=num_samples, noise=noise, mixture=runtime.mixture)
