@@ -35,6 +35,7 @@ FIGURES = {
     "cache-hit": Figure("POST /sample from Redis against constant bytes", http.cache_hit),
     "pixelcnn": Figure("Drawing from a PixelCNN against full passes", library.cached_pixels),
     "training-step": Figure("A step of training against that of the paper's public code", training.step),
+    "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
     "start": Figure("From the service's start until it is ready", process.start),
     "memory": Figure("What the service's process holds over 10,000 requests", process.memory),
 }
