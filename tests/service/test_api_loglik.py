@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from service.images import encode_png
-from service.jobs import seeded_generator
+from service.noise import seeded_generator
 from vampprior import LatentModel, LogLikelihood, log_likelihood
 from vampprior.checkpoint import read_card
 

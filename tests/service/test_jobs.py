@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.jobs import EncodeJob, LogLikelihoodJob, ReconstructJob, Runtime, SampleJob, seeded_generator
+from service.jobs import EncodeJob, LogLikelihoodJob, ReconstructJob, Runtime, SampleJob
+from service.noise import seeded_generator
 from vampprior import ModelConfig, build_model, log_likelihood
 
 CONFIG = ModelConfig(image_shape=(1, 12, 12), z1_dim=5, z2_dim=4, hidden_dim=64, num_components=7)
