@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         version=version("vampprior"),
         lifespan=lifespan,
+        telemetry={"metrics": False, "logs": False},  # the service has its own
         redoc_url=None,  # its page asks another host for a logo
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     )

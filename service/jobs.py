@@ -38,7 +38,7 @@ BLOCK_ROWS = 16
 """Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
 whatever it was batched with."""
 
-SHORT_CHUNK_ROWS = 256
+SHORT_CHUNK_ROWS = 128
 """Rows of a log-likelihood's chunk while light jobs come, which wait for it to end: less efficient, and sooner over."""
 
 

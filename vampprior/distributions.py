@@ -44,9 +44,8 @@ class DiagonalNormal(NamedTuple):
         quadratic = (z - self.mean).square() * torch.exp(-self.log_var)
         return -0.5 * (quadratic + self.log_var + LOG_2PI).sum(-1)
 
-
     def log_prob_of_sample(self, noise: Tensor) -> Tensor:
-        """Log-density of `sample(noise)`, shape (*, M) -> (*): less to compute than `log_prob`, and nothing to cancel."""
+        """Log-density of `sample(noise)`, shape (*, M) -> (*): less to compute than `log_prob`, no cancelling."""
         return -0.5 * (noise.square().sum(-1) + (self.log_var + LOG_2PI).sum(-1))
 
 

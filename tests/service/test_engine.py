@@ -205,4 +205,4 @@ async def test_chunks_are_short_after_a_light_job(engine: Engine) -> None:
     await engine.run(Heavy("heavy", 2))
     await engine.run(Light("light", 1))
     await engine.run(Heavy("heavy", 10))
-    assert seen == [1280] * 2 + [256] * 8 + [1280] * 2
+    assert seen == [1280] * 2 + [128] * 8 + [1280] * 2
