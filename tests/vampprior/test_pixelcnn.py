@@ -31,10 +31,15 @@ def latents(n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(n, 3, dtype=torch.float64), torch.randn(n, 2, dtype=torch.float64)
 
 
-def test_the_same_uniforms_give_the_same_images_as_full_passes(decoder):
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))],
+)
+def test_the_same_uniforms_give_the_same_images_as_full_passes(decoder, device):
+    decoder.to(device)
     likelihood = LIKELIHOODS["bernoulli" if decoder.pixels.out_channels == 1 else "logistic"]
-    z1, z2 = latents(9)
-    uniform = torch.rand(9, HEIGHT * WIDTH, dtype=torch.float64)
+    z1, z2 = (z.to(device) for z in latents(9))
+    uniform = torch.rand(9, HEIGHT * WIDTH, dtype=torch.float64, device=device)
     images = decoder.sample(z1, z2, uniform, likelihood)
     assert torch.equal(images, decoder.sample_by_full_passes(z1, z2, uniform, likelihood))
     assert len(torch.unique(images, dim=0)) > 1
