@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import http, library, process, training
+from benchmarks import http, library, process, replicas, training
 from benchmarks.machine import Options
 from benchmarks.results import Result
 
@@ -33,6 +33,7 @@ FIGURES = {
     "sample-constant": Figure("POST /sample, 64 clients, against constant bytes", http.sample_against_constant),
     "sample-beside-loglik": Figure("POST /sample while POST /loglik runs without pause", http.sample_beside_loglik),
     "cache-hit": Figure("POST /sample from Redis against constant bytes", http.cache_hit),
+    "replicas": Figure("One process of the service against two that share its clients and threads", replicas.shared),
     "pixelcnn": Figure("Drawing from a PixelCNN against full passes", library.cached_pixels),
     "training-step": Figure("A step of training against that of the paper's public code", training.step),
     "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
