@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import http, library, process, replicas, training
+from benchmarks import http, model, process, replicas, training
 from benchmarks.machine import Options
 from benchmarks.results import Result
 
@@ -25,8 +25,8 @@ class Figure:
 
 
 FIGURES = {
-    "loglik-naive": Figure("log p(x) of an image against tiling it", library.against_naive),
-    "loglik-products": Figure("log p(x) of an image against its matrix products", library.against_matrix_products),
+    "loglik-naive": Figure("log p(x) of an image against tiling it", model.against_naive),
+    "loglik-products": Figure("log p(x) of an image against its matrix products", model.against_matrix_products),
     "loglik-http": Figure("POST /loglik against the library's call", http.loglik_over_http),
     "loglik-alternatives": Figure("POST /loglik, 16 clients, against other servers", http.loglik_against_alternatives),
     "sample-alternatives": Figure("POST /sample, 64 clients, against other servers", http.sample_against_alternatives),
@@ -34,7 +34,7 @@ FIGURES = {
     "sample-beside-loglik": Figure("POST /sample while POST /loglik runs without pause", http.sample_beside_loglik),
     "cache-hit": Figure("POST /sample from Redis against constant bytes", http.cache_hit),
     "replicas": Figure("One process of the service against two that share its clients and threads", replicas.shared),
-    "pixelcnn": Figure("Drawing from a PixelCNN against full passes", library.cached_pixels),
+    "pixelcnn": Figure("Drawing from a PixelCNN against full passes", model.cached_pixels),
     "training-step": Figure("A step of training against that of the paper's public code", training.step),
     "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
     "start": Figure("From the service's start until it is ready", process.start),

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import product
 
-from benchmarks import library
+from benchmarks import model
 from benchmarks.contestants import CONSTANT, NAIVE_SCORERS, SAMPLE, SAMPLERS, SCORERS, SERVICE, Contestant, loglik
 from benchmarks.load import Answers, LoadError, ask, load, under_load
 from benchmarks.machine import Options
@@ -83,17 +83,17 @@ def loglik_against_alternatives(options: Options) -> Result:
 
 def loglik_over_http(options: Options) -> Result:
     """A log-likelihood over HTTP against the same call of the library, which is given the prior as the service is."""
-    model, x = library.load_model_and_image(options)
-    mixture = model.prior_mixture()
-    call = seconds_of(lambda: log_likelihood(model, x, num_samples=library.NUM_SAMPLES, mixture=mixture))
+    hvae, x = model.load_model_and_image(options)
+    mixture = hvae.prior_mixture()
+    call = seconds_of(lambda: log_likelihood(hvae, x, num_samples=model.NUM_SAMPLES, mixture=mixture))
     loads, calls = [], []
     with running(SERVICE, options) as server:
         for _ in range(options.rounds):
-            loads.append(load(server.url, [loglik(library.NUM_SAMPLES)], clients=1, seconds=options.seconds))
+            loads.append(load(server.url, [loglik(model.NUM_SAMPLES)], clients=1, seconds=options.seconds))
             calls.append(Series("", "s", _as_long_as(options.seconds, call)).median)
     ours, direct = Loads("service", loads), Series("library, median", "ms", [1e3 * seconds for seconds in calls])
     overhead = ratio("p50 over the library's time", ours.p50, direct)
-    settings = {"clients": 1, "num_samples": library.NUM_SAMPLES}
+    settings = {"clients": 1, "num_samples": model.NUM_SAMPLES}
     return Result([ours.p50, ours.p99, direct], [Claim(overhead, AtMost(1.1))], settings)
 
 
@@ -104,7 +104,7 @@ def sample_beside_loglik(options: Options) -> Result:
     with running(SERVICE, options) as server:
         for _, clients in product(range(options.rounds), alone):
             alone[clients].append(load(server.url, [SAMPLE], clients=clients, seconds=options.seconds))
-            with under_load(server.url, [loglik(library.NUM_SAMPLES)], clients=1):
+            with under_load(server.url, [loglik(model.NUM_SAMPLES)], clients=1):
                 beside[clients].append(load(server.url, [SAMPLE], clients=clients, seconds=options.seconds))
     loads, claims = [], []
     for clients in alone:
@@ -113,7 +113,7 @@ def sample_beside_loglik(options: Options) -> Result:
         loads += [without, within]
         name = f"p99 of {clients} clients over that without log-likelihoods"
         claims.append(Claim(ratio(name, within.p99, without.p99), AtMost(3.0)))
-    return Result(_series(loads), claims, {"num_samples": library.NUM_SAMPLES, "loglik_clients": 1})
+    return Result(_series(loads), claims, {"num_samples": model.NUM_SAMPLES, "loglik_clients": 1})
 
 
 def cache_hit(options: Options) -> Result:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import naive
-from benchmarks.library import MatrixProducts
+from benchmarks.model import MatrixProducts
 from vampprior import ModelConfig, build_model
 from vampprior.likelihood import log_likelihood
 
