@@ -1,4 +1,4 @@
-"""The engine: one model, one compute thread, one bounded queue. The event loop never runs torch.
+"""The engine: one model, one compute thread with its helpers, one bounded queue. The event loop never runs torch.
 
 When the thread is free it takes, in turn, a batch of light jobs (samples, reconstructions, encodings) and one chunk of
 a heavy one (a log-likelihood), so that light jobs wait for a chunk at most and several heavy jobs share the machine. A
@@ -41,7 +41,6 @@ class Engine:
 
     name:         of the model, for metrics
     load:         makes the model's runtime; runs in the compute thread, like all torch code
-    threads:      torch threads of the compute thread
     queue_length: jobs that may wait or run
     queued_rows:  rows that may wait or run
     """
@@ -51,7 +50,6 @@ class Engine:
         name: str,
         load: Callable[[], Runtime],
         *,
-        threads: int,
         queue_length: int,
         queued_rows: int,
         metrics: Metrics,
@@ -59,7 +57,7 @@ class Engine:
         self.name, self.metrics = name, metrics
         metrics.queue_jobs.labels(name).set_function(lambda: self._jobs)
         metrics.queue_rows.labels(name).set_function(lambda: self._rows)
-        self._threads, self._queue_length, self._queued_rows = threads, queue_length, queued_rows
+        self._queue_length, self._queued_rows = queue_length, queued_rows
         self._light: deque[_Ticket] = deque()
         self._heavy: deque[_Ticket] = deque()
         self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gatherer[_Ticket]] = WeakKeyDictionary()
@@ -126,7 +124,7 @@ class Engine:
     # From here on, in the compute thread.
 
     def _work(self, load: Callable[[], Runtime]) -> None:
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(1)  # each; a step of some size is shared out to the runtime's crew
         try:
             runtime = load()
         except Exception as error:

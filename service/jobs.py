@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.noise import component_noise, latent_noise, pixel_noise, seeded_generator
+from vampprior.crew import Crew
 from vampprior.distributions import Mixture
 from vampprior.likelihood import LogLikelihood, RunningLogMeanExp, log_importance_weights
 from vampprior.models import Context, LatentModel, Latents
@@ -38,27 +39,31 @@ BLOCK_ROWS = 16
 """Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
 whatever it was batched with."""
 
+WORTH_SHARING = 1 / 8
+"""Of a chunk's rows: a light batch is shared out to threads that get this part of a chunk or more each."""
+
 SHORT_CHUNK_ROWS = 128
 """Rows of a log-likelihood's chunk while light jobs come, which wait for it to end: less efficient, and sooner over."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A loaded model and what is computed once for it."""
+    """A loaded model, what is computed once for it, and the threads that compute with it."""
 
     model: LatentModel
     mixture: Mixture
     device: torch.device
+    crew: Crew
 
     @property
     def chunk_rows(self) -> int:
-        """Rows that pass through the networks at once."""
-        return self.model.chunk_rows
+        """Rows of a step: those that pass through the networks at once, on every thread."""
+        return self.model.chunk_rows * self.crew.size
 
     @property
     def short_chunk_rows(self) -> int:
         """The same while light jobs come."""
-        return min(self.chunk_rows, SHORT_CHUNK_ROWS)
+        return min(self.model.chunk_rows, SHORT_CHUNK_ROWS) * self.crew.size
 
     @cached_property
     def _edges(self) -> NDArray[np.float64]:
@@ -131,7 +136,9 @@ class RowsJob(Job[Result]):
             parts.append(tuple(array[start : start + count] for array in job.inputs))
             counts.append(count)
         batch = [runtime.to_device(_padded(np.concatenate(column))) for column in zip(*parts, strict=True)]
-        outputs = [tensor.cpu().numpy() for tensor in cls.compute(runtime, *batch)]
+        shares = zip(*(torch.split(column, _share(len(column), runtime)) for column in batch), strict=True)
+        computed = runtime.crew.map(lambda share: cls.compute(runtime, *share), list(shares))
+        outputs = [torch.cat(column).cpu().numpy() for column in zip(*computed, strict=True)]
         start = 0
         for job, count in zip(jobs, counts, strict=True):
             job.rows -= count
@@ -269,7 +276,6 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         self.gray = gray[None]
         self.x: Tensor | None = None
         self.rows = num_samples
-        self.chunk = model.chunk_rows
         self.noise = seeded_generator(seed)
         self.noise_dim = model.noise_dim
         self.context: Context | None = None
@@ -278,13 +284,13 @@ class LogLikelihoodJob(Job[LogLikelihood]):
 
     @property
     def key(self) -> int:  # type: ignore[override]
-        """Samples in the next chunk: images whose chunks are of one length advance together."""
-        return min(self.rows, self.chunk)
+        """Samples left: images that have equally many advance together."""
+        return self.rows
 
     @classmethod
     def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
-        samples = min(jobs[0].key, max_rows)
-        padded = max(samples, BLOCK_ROWS)
+        samples = min(jobs[0].rows, max_rows)
+        padded = max(samples, BLOCK_ROWS * runtime.crew.size)  # every thread's share is a block or more
         jobs = jobs[: max(1, max_rows // padded)]
         for job in jobs:
             job._prepare(runtime)
@@ -293,7 +299,9 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         noise = torch.zeros(len(jobs), padded, jobs[0].noise_dim)
         for row, job in zip(noise, jobs, strict=True):
             row[:samples].normal_(generator=job.noise)
-        log_weights = log_importance_weights(runtime.model, x, context, noise.to(runtime.device), runtime.mixture)
+        log_weights = log_importance_weights(
+            runtime.model, x, context, noise.to(runtime.device), runtime.mixture, runtime.crew
+        )
         for job, row in zip(jobs, log_weights[:, :samples].cpu(), strict=True):
             job.log_weights.append(row)
             job.rows -= samples
@@ -317,6 +325,13 @@ class LogLikelihoodJob(Job[LogLikelihood]):
 def _render(model: LatentModel, latents: Latents, pixels: Tensor | None = None) -> Tensor:
     """The mean image, or with uniform numbers for the pixels a drawn one."""
     return model.mean_image(latents) if pixels is None else model.draw_image(latents, pixels)
+
+
+def _share(rows: int, runtime: Runtime) -> int:
+    """Rows for each of the crew, a multiple of `BLOCK_ROWS`: all of them, where they are too few to share."""
+    worth = max(BLOCK_ROWS, int(WORTH_SHARING * runtime.model.chunk_rows))
+    parts = max(1, min(runtime.crew.size, rows // worth))
+    return math.ceil(rows / parts / BLOCK_ROWS) * BLOCK_ROWS
 
 
 def _padded(rows: NDArray[Any]) -> NDArray[Any]:

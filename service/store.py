@@ -21,6 +21,7 @@ from service.jobs import AnyJob, EncodeJob, LogLikelihoodJob, ReconstructJob, Ru
 from service.metrics import Metrics
 from service.settings import Settings
 from vampprior.checkpoint import CARD_FILE, Card, CheckpointError, load_checkpoint, read_card
+from vampprior.crew import crew_of
 from vampprior.machine import available_threads
 
 __all__ = ["LoadedModel", "ModelStore", "Refusal"]
@@ -123,8 +124,7 @@ class ModelStore:
         device = _device(self._settings.device)
         engine = Engine(
             reference,
-            lambda: _load_runtime(folder, device),
-            threads=self._settings.threads or available_threads(),
+            lambda: _load_runtime(folder, device, self._settings.threads),
             queue_length=self._settings.queue_length,
             queued_rows=self._settings.queued_rows,
             metrics=self._metrics,
@@ -198,11 +198,12 @@ def _device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def _load_runtime(folder: Path, device: torch.device) -> Runtime:
+def _load_runtime(folder: Path, device: torch.device, threads: int) -> Runtime:
     model, _ = load_checkpoint(folder)
     model = model.to(device)
+    crew = crew_of((threads or available_threads()) if device.type == "cpu" else 1)
     with torch.inference_mode():
-        runtime = Runtime(model, model.prior_mixture(), device)
+        runtime = Runtime(model, model.prior_mixture(), device, crew)
         _warm_up(runtime)
     return runtime
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vampprior.crew import Crew, crew_of
 from vampprior.distributions import Mixture
 from vampprior.models import Context, LatentModel
 
@@ -91,14 +92,23 @@ class RunningLogMeanExp:
         )
 
 
-def log_importance_weights(model: LatentModel, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> Tensor:
+def log_importance_weights(
+    model: LatentModel, x: Tensor, context: Context, noise: Tensor, mixture: Mixture, crew: Crew | None = None
+) -> Tensor:
     """log p(x, z) / q(z | x) for draws of every image: x (N, C, H, W), noise (N, s, noise_dim) -> (N, s).
 
-    `context` is `model.condition(x)` and `mixture` is `model.prior_mixture()`, computed once by the caller.
+    `context` is `model.condition(x)` and `mixture` is `model.prior_mixture()`, computed once by the caller. A crew
+    shares out the samples.
     """
     shared = tuple(part.unsqueeze(1) for part in context)
-    log_px, kl = model.log_ratio(x.unsqueeze(1), shared, noise, mixture)
-    return log_px - kl
+
+    def weigh(noise: Tensor) -> Tensor:
+        log_px, kl = model.log_ratio(x.unsqueeze(1), shared, noise, mixture)
+        return log_px - kl
+
+    if crew is None:
+        return weigh(noise)
+    return torch.cat(crew.map(weigh, noise.tensor_split(min(crew.size, noise.shape[1]), dim=1)), dim=1)
 
 
 def torch_noise(model: LatentModel, x: Tensor, generator: torch.Generator | None = None) -> NoiseSource:
@@ -124,26 +134,28 @@ def log_likelihood(
     """Estimate log p(x) of each image with `num_samples` importance samples, in nats.
 
     x:          images (N, C, H, W)
-    chunk_rows: rows (images times samples) that pass through the networks at once; by default the model's own
+    chunk_rows: rows (images times samples) that pass through the networks at once in a thread; the model knows best
     noise:      where the noise comes from; by default torch's global generator
     mixture:    the prior, where the caller already has it
 
-    Raises `ValueError` unless both numbers are positive.
+    On a CPU as many threads as torch has compute a chunk each; the noise does not depend on their number. Raises
+    `ValueError` unless both numbers are positive.
     """
     chunk_rows = model.chunk_rows if chunk_rows is None else chunk_rows
     if num_samples < 1 or chunk_rows < 1:
         raise ValueError(f"num_samples and chunk_rows must be positive, not {num_samples} and {chunk_rows}")
     mixture = model.prior_mixture() if mixture is None else mixture
     noise = torch_noise(model, x) if noise is None else noise
+    crew = crew_of(torch.get_num_threads() if x.device.type == "cpu" else 1)
     groups = [(part, model.condition(part)) for part in torch.split(x, chunk_rows)]
     running = RunningLogMeanExp(len(x))
     per_chunk = max(1, chunk_rows // max(1, len(x)))
-    while running.num_samples < num_samples:
-        count = min(per_chunk, num_samples - running.num_samples)
-        noises = torch.split(noise(count), chunk_rows)
+    chunks = [min(per_chunk, num_samples - start) for start in range(0, num_samples, per_chunk)]
+    for start in range(0, len(chunks), crew.size):
+        noises = torch.cat([noise(count) for count in chunks[start : start + crew.size]], dim=1)
         log_weights = [
-            log_importance_weights(model, part, context, part_noise, mixture)
-            for (part, context), part_noise in zip(groups, noises, strict=True)
+            log_importance_weights(model, part, context, part_noise, mixture, crew)
+            for (part, context), part_noise in zip(groups, torch.split(noises, chunk_rows), strict=True)
         ]
         running.update(torch.cat(log_weights))
     return running.result()

@@ -76,8 +76,8 @@ class LatentModel(nn.Module, ABC):
 
     @property
     def chunk_rows(self) -> int:
-        """Rows that are best computed at once on a CPU: more gain nothing, take memory and keep other work waiting."""
-        return 1280
+        """Rows that a thread of a CPU best computes at once: more gain nothing, and keep other work waiting."""
+        return 512
 
     @property
     def noise_dim(self) -> int:

@@ -15,6 +15,7 @@ from service.errors import Overloaded
 from service.jobs import Job, Runtime
 from service.metrics import Metrics
 from vampprior import ModelConfig, build_model
+from vampprior.crew import crew_of
 
 pytestmark = pytest.mark.anyio
 
@@ -60,9 +61,9 @@ def engine() -> Iterator[Engine]:
     model = build_model(ModelConfig(image_shape=(1, 2, 2), z1_dim=1, z2_dim=1, hidden_dim=2, num_components=1))
 
     def load() -> Runtime:
-        return Runtime(model, model.prior_mixture(), torch.device("cpu"))
+        return Runtime(model, model.prior_mixture(), torch.device("cpu"), crew_of(2))
 
-    engine = Engine("tiny@1", load, threads=1, queue_length=6, queued_rows=100, metrics=Metrics())
+    engine = Engine("tiny@1", load, queue_length=6, queued_rows=100, metrics=Metrics())
     yield engine
     Counting.gate.set()
     engine.close(timeout=60)
@@ -172,22 +173,22 @@ async def test_a_model_that_cannot_be_loaded_says_why():
     def load() -> Runtime:
         raise ValueError("no such weights")
 
-    engine = Engine("tiny@1", load, threads=1, queue_length=1, queued_rows=1, metrics=Metrics())
+    engine = Engine("tiny@1", load, queue_length=1, queued_rows=1, metrics=Metrics())
     with pytest.raises(ValueError, match="no such weights"):
         await asyncio.wrap_future(engine.runtime)
     engine.close(timeout=60)
 
 
-async def test_the_compute_thread_has_the_set_number_of_torch_threads():
+async def test_operations_of_the_compute_thread_are_not_shared_out():
     before, seen = torch.get_num_threads(), []
 
     def load() -> Runtime:
         seen.append(torch.get_num_threads())
         raise ValueError
 
-    engine = Engine("tiny@1", load, threads=3, queue_length=1, queued_rows=1, metrics=Metrics())
+    engine = Engine("tiny@1", load, queue_length=1, queued_rows=1, metrics=Metrics())
     engine.close(timeout=60)
-    assert seen == [3]
+    assert seen == [1]
     assert torch.get_num_threads() == before
     assert engine.runtime.exception() is not None
 
@@ -205,4 +206,4 @@ async def test_chunks_are_short_after_a_light_job(engine: Engine) -> None:
     await engine.run(Heavy("heavy", 2))
     await engine.run(Light("light", 1))
     await engine.run(Heavy("heavy", 10))
-    assert seen == [1280] * 2 + [128] * 8 + [1280] * 2
+    assert seen == [1024] * 2 + [256] * 8 + [1024] * 2

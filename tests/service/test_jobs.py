@@ -9,15 +9,16 @@ import torch
 from service.jobs import EncodeJob, LogLikelihoodJob, ReconstructJob, Runtime, SampleJob
 from service.noise import seeded_generator
 from vampprior import ModelConfig, build_model, log_likelihood
+from vampprior.crew import crew_of
 
 CONFIG = ModelConfig(image_shape=(1, 12, 12), z1_dim=5, z2_dim=4, hidden_dim=64, num_components=7)
 
 
-@pytest.fixture(scope="module")
-def runtime() -> Runtime:
+@pytest.fixture(scope="module", params=[1, 3], ids=lambda size: f"{size} threads")
+def runtime(request: pytest.FixtureRequest) -> Runtime:
     torch.manual_seed(3)
     model = build_model(CONFIG).requires_grad_(False).eval()
-    return Runtime(model, model.prior_mixture(), torch.device("cpu"))
+    return Runtime(model, model.prior_mixture(), torch.device("cpu"), crew_of(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_log_likelihood_is_the_librarys_with_the_same_noise(runtime, gray, num_s
     job = LogLikelihoodJob(runtime.model, gray[0], num_samples=num_samples, seed=11)
     score = finish(runtime, job)[0]
     drawn = torch.randn(1, num_samples, runtime.model.noise_dim, generator=seeded_generator(11))
-    parts = iter(torch.split(drawn, runtime.chunk_rows, dim=1))
+    parts = iter(torch.split(drawn, runtime.model.chunk_rows, dim=1))
 
     def noise(count: int) -> torch.Tensor:
         return next(parts)
