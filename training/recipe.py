@@ -35,6 +35,8 @@ class Optimization:
     seed:          of the initial weights, the order of the images and all noise
     precision:     float32, or bfloat16 for the hidden layers' products (latents and densities stay float32)
     compile:       fuse the step with torch.compile, which needs a C++ compiler on a CPU
+    weight_decay:  of the networks' weights, decoupled from the gradient: each step takes off learning_rate times this
+                   part of them; the paper has none
     averaging:     decay, per step, of a moving average of the weights (taken every tenth step), which is then what is
                    validated and kept; the paper keeps the weights themselves, which is 0
     """
@@ -47,6 +49,7 @@ class Optimization:
     seed: int = 1
     precision: str = "float32"
     compile: bool = False
+    weight_decay: float = 0.0
     averaging: float = 0.0
 
     def __post_init__(self) -> None:
@@ -59,6 +62,8 @@ class Optimization:
             raise RecipeError(f"training.seed must be between 0 and {2**32 - 1}, not {self.seed}")
         if not 0 < self.learning_rate < math.inf:
             raise RecipeError(f"training.learning_rate must be positive, not {self.learning_rate}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise RecipeError(f"training.weight_decay must not be negative, but is {self.weight_decay}")
         if not 0 <= self.averaging < 1:
             raise RecipeError(f"training.averaging must be at least 0 and less than 1, not {self.averaging}")
         if self.precision not in ("float32", "bfloat16"):

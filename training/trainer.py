@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.data.splits import Dataset
 from training.machine import can_compile
-from training.optim import NormalizedAdam
+from training.optim import NormalizedAdam, parameter_groups
 from training.recipe import Recipe, RecipeError, first_difference
 from vampprior.machine import device_name
 from vampprior.models import LatentModel, build_model
@@ -73,7 +73,8 @@ class Trainer:
             torch.from_numpy(dataset.gray(split)).to(device) for split in ("train", "valid")
         )
         self._start_pseudo_inputs()
-        self.optimizer = NormalizedAdam(self.model.parameters(), lr=recipe.training.learning_rate)
+        groups = parameter_groups(self.model, recipe.training.weight_decay)
+        self.optimizer = NormalizedAdam(groups, lr=recipe.training.learning_rate)
         decay = recipe.training.averaging**AVERAGE_EVERY
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
         self.best_weights = self._weights(self.average.module)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.optim import NormalizedAdam
+from training.optim import NormalizedAdam, parameter_groups
+from vampprior import MODELS, PRIORS, ModelConfig, build_model
 
 
 def reference_step(parameters: list[nn.Parameter], adam: torch.optim.Adam) -> None:
@@ -40,3 +41,31 @@ def test_a_gradient_of_zero_moves_nothing() -> None:
     parameter.grad = torch.zeros(3)
     NormalizedAdam([parameter], lr=0.1).step()
     assert parameter.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("model", MODELS)
+def test_decay_is_for_the_weights_of_layers(model: str, prior: str) -> None:
+    config = ModelConfig(model=model, prior=prior, image_shape=(1, 8, 8), hidden_dim=8, num_components=3)
+    built = build_model(config)
+    decayed, others = parameter_groups(built, 0.25)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.25, 0.0)
+    names = {id(parameter): name for name, parameter in built.named_parameters()}
+    assert sorted(names[id(p)] for p in decayed["params"] + others["params"]) == sorted(names.values())
+    assert all(names[id(p)].endswith(".weight") for p in decayed["params"])
+    assert not {names[id(p)] for p in others["params"] if p.ndim > 1} - {
+        name for name in names.values() if "prior" in name
+    }
+
+
+def test_decay_takes_its_part_of_a_weight_and_leaves_the_gradient_alone() -> None:
+    start = torch.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    plain, decaying = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [
+        NormalizedAdam([{"params": [plain]}], lr=0.01),
+        NormalizedAdam([{"params": [decaying], "weight_decay": 0.5}], lr=0.01),
+    ]
+    for parameter, optimizer in zip((plain, decaying), optimizers, strict=True):
+        parameter.grad = torch.full_like(parameter, 3.0)
+        optimizer.step()
+    torch.testing.assert_close(decaying - plain, -0.01 * 0.5 * start)

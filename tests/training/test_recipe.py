@@ -53,6 +53,7 @@ def test_a_whole_number_is_taken_for_a_fraction() -> None:
         ({"training": {"warmup_epochs": -1}}, "training.warmup_epochs must not be negative"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate must be positive"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate must be positive"),
+        ({"training": {"weight_decay": -0.1}}, "training.weight_decay must not be negative"),
         ({"training": {"seed": 2**32}}, "training.seed must be between"),
         ({"training": {"precision": "float16"}}, "training.precision must be float32 or bfloat16"),
         ({"pseudo_inputs": {"std": -0.1}}, "no normal distribution has mean 0.5 and std -0.1"),
