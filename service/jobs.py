@@ -289,19 +289,26 @@ class LogLikelihoodJob(Job[LogLikelihood]):
 
     @classmethod
     def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
+        threads = runtime.crew.size
         samples = min(jobs[0].rows, max_rows)
-        padded = max(samples, BLOCK_ROWS * runtime.crew.size)  # every thread's share is a block or more
-        jobs = jobs[: max(1, max_rows // padded)]
-        for job in jobs:
-            job._prepare(runtime)
+        jobs = jobs[: max(1, max_rows // max(samples, BLOCK_ROWS))]
+        if each := len(jobs) // threads:
+            groups = [jobs[start : start + each] for start in range(0, each * threads, each)]
+            runtime.crew.map(lambda group: cls._draw(runtime, group, samples, None), groups)
+        else:
+            cls._draw(runtime, jobs, samples, runtime.crew)
+
+    @classmethod
+    def _draw(cls, runtime: Runtime, jobs: Sequence[Self], samples: int, crew: Crew | None) -> None:
+        """Take so many importance samples more of each job, which a crew shares out."""
+        cls._prepare(runtime, jobs)
         x = torch.cat([job.x for job in jobs if job.x is not None])
         context = tuple(torch.cat(parts) for parts in zip(*(job.context or () for job in jobs), strict=True))
+        padded = max(samples, BLOCK_ROWS * (crew.size if crew else 1))
         noise = torch.zeros(len(jobs), padded, jobs[0].noise_dim)
         for row, job in zip(noise, jobs, strict=True):
             row[:samples].normal_(generator=job.noise)
-        log_weights = log_importance_weights(
-            runtime.model, x, context, noise.to(runtime.device), runtime.mixture, runtime.crew
-        )
+        log_weights = log_importance_weights(runtime.model, x, context, noise.to(runtime.device), runtime.mixture, crew)
         for job, row in zip(jobs, log_weights[:, :samples].cpu(), strict=True):
             job.log_weights.append(row)
             job.rows -= samples
@@ -310,11 +317,18 @@ class LogLikelihoodJob(Job[LogLikelihood]):
                 running.update(torch.cat(job.log_weights).unsqueeze(0))
                 job.score = running.result()
 
-    def _prepare(self, runtime: Runtime) -> None:
-        """The encoder's pass over the image, once."""
-        if self.context is None:
-            x = runtime.model.likelihood.from_bytes(runtime.to_device(_padded(self.gray)))
-            self.x, self.context = x[:1], tuple(part[:1] for part in runtime.model.condition(x))
+    @staticmethod
+    def _prepare(runtime: Runtime, jobs: Sequence[LogLikelihoodJob]) -> None:
+        """The encoder's pass over the images, once for each."""
+        fresh = [job for job in jobs if job.context is None]
+        if not fresh:
+            return
+        gray = np.concatenate([job.gray for job in fresh])
+        x = runtime.model.likelihood.from_bytes(runtime.to_device(_padded(gray)))
+        context = runtime.model.condition(x)
+        for index, job in enumerate(fresh):
+            here = slice(index, index + 1)
+            job.x, job.context = x[here], tuple(part[here] for part in context)
 
     def result(self) -> LogLikelihood:
         if self.score is None:

@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,8 @@ class Card:
         """Per cent of the checkpoint's own test images that score lower, 0 to 100; None before evaluation."""
         if not self.log_likelihood_quantiles:
             return None
-        values = torch.tensor(self.log_likelihood_quantiles["values"], dtype=torch.float64)
-        probabilities = torch.tensor(self.log_likelihood_quantiles["probabilities"], dtype=torch.float64)
-        return 100.0 * _interpolate(log_likelihood, values, probabilities)
+        quantiles = self.log_likelihood_quantiles
+        return 100.0 * _interpolate(log_likelihood, quantiles["values"], quantiles["probabilities"])
 
     @classmethod
     def from_dict(cls, values: Any) -> Card:
@@ -235,15 +235,15 @@ def _finite(number: str) -> float:
     raise ValueError(f"{number} is not a finite number")
 
 
-def _interpolate(at: float, xs: Tensor, ys: Tensor) -> float:
-    """Piecewise linear through (xs, ys), constant outside."""
-    right = int(torch.searchsorted(xs, torch.tensor([at], dtype=xs.dtype)).item())
+def _interpolate(at: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Piecewise linear through (xs, ys), constant outside; xs ascends."""
+    right = bisect_left(xs, at)
     if right == 0:
-        return float(ys[0])
+        return ys[0]
     if right == len(xs):
-        return float(ys[-1])
-    share = (at - float(xs[right - 1])) / (float(xs[right]) - float(xs[right - 1]))
-    return float(ys[right - 1]) + share * (float(ys[right]) - float(ys[right - 1]))
+        return ys[-1]
+    share = (at - xs[right - 1]) / (xs[right] - xs[right - 1])
+    return ys[right - 1] + share * (ys[right] - ys[right - 1])
 
 
 def _shallow(card: Card) -> dict[str, Any]:

@@ -63,7 +63,7 @@ async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]
     async def score(index: int) -> tuple[bytes, bool]:
         async def compute() -> bytes:
             job = LogLikelihoodJob(loaded.runtime.model, images.gray[index], num_samples=num_samples, seed=seed)
-            return json.dumps(describe_score(await loaded.engine.run(job), loaded), allow_nan=False).encode()
+            return await loaded.engine.run(job, lambda score: _encode(score, loaded))
 
         key = cache_key("loglik", loaded.digest, repr((num_samples, seed)), digests[index])
         return await service.cache.get_or_compute(key, compute)
@@ -78,6 +78,10 @@ async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]
     results = [{"file": name, **json.loads(body)} for name, (body, _) in zip(images.names, scores, strict=True)]
     body = model_json(LogLikelihoodAnswer, loaded, seed=seed, num_samples=num_samples, results=results)
     return answer(body, "application/json", loaded, seed=seed, hit=all(hit for _, hit in scores))
+
+
+def _encode(score: LogLikelihood, loaded: LoadedModel) -> bytes:
+    return json.dumps(describe_score(score, loaded), allow_nan=False).encode()
 
 
 def describe_score(score: LogLikelihood, loaded: LoadedModel) -> dict[str, Any]:
