@@ -124,7 +124,6 @@ class Engine:
     # From here on, in the compute thread.
 
     def _work(self, load: Callable[[], Runtime]) -> None:
-        torch.set_num_threads(1)  # each; a step of some size is shared out to the runtime's crew
         try:
             runtime = load()
         except Exception as error:

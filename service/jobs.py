@@ -42,7 +42,7 @@ whatever it was batched with."""
 WORTH_SHARING = 1 / 8
 """Of a chunk's rows: a light batch is shared out to threads that get this part of a chunk or more each."""
 
-SHORT_CHUNK_ROWS = 128
+SHORT_CHUNK_ROWS = 64
 """Rows of a log-likelihood's chunk while light jobs come, which wait for it to end: less efficient, and sooner over."""
 
 

@@ -202,6 +202,7 @@ def _load_runtime(folder: Path, device: torch.device, threads: int) -> Runtime:
     model, _ = load_checkpoint(folder)
     model = model.to(device)
     crew = crew_of((threads or available_threads()) if device.type == "cpu" else 1)
+    torch.set_num_threads(crew.size)
     with torch.inference_mode():
         runtime = Runtime(model, model.prior_mixture(), device, crew)
         _warm_up(runtime)

@@ -19,7 +19,8 @@ class Crew:
     """Threads that help whoever calls `map`, `size` of them with the caller.
 
     Each computes whole pieces with one torch thread. Where every operation is shared out instead, as PyTorch does it,
-    the threads wait for one another after each of them, which in networks of this size costs more than it gains.
+    the threads wait for one another after each of them, which in networks of this size costs more than it gains. So
+    only a piece that comes alone is left to PyTorch.
     """
 
     def __init__(self, size: int) -> None:
@@ -32,6 +33,8 @@ class Crew:
         The caller starts at once and helpers join when they are free, so any number of callers may share a crew. An
         error is raised when all pieces under way have ended.
         """
+        if min(self.size, len(items)) <= 1:
+            return [function(item) for item in items]
         threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
         results: dict[int, Result] = {}
         waiting = iter(range(len(items)))

@@ -41,6 +41,16 @@ def test_every_piece_has_one_torch_thread_and_the_caller_keeps_its_own():
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(("size", "pieces"), [(3, 1), (1, 2)])
+def test_what_is_not_shared_out_keeps_the_callers_torch_threads(size, pieces):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert Crew(size).map(lambda _: torch.get_num_threads(), range(pieces)) == [3] * pieces
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("inference", [False, True])
 def test_helpers_are_in_the_callers_inference_mode(inference):
     together = threading.Barrier(2)
