@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
@@ -27,29 +28,34 @@ class Crew:
         self.size = size
         self._helpers = ThreadPoolExecutor(max(1, size - 1), "crew")
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """`function` of every item, in the items' order.
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """`function` of every item, in the items' order; items are taken one at a time, by whoever is free.
 
         The caller starts at once and helpers join when they are free, so any number of callers may share a crew. An
         error is raised when all pieces under way have ended.
         """
-        if min(self.size, len(items)) <= 1:
+        most = min(self.size, len(items)) if isinstance(items, Sized) else self.size
+        if most <= 1:
             return [function(item) for item in items]
         threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
         results: dict[int, Result] = {}
-        waiting = iter(range(len(items)))
+        waiting, taking = enumerate(items), threading.Lock()
+
+        def take() -> tuple[int, Item] | None:
+            with taking:
+                return next(waiting, None)
 
         def work() -> None:
             torch.get_num_threads()  # has a new thread take the number that all have, which it else does later
             torch.set_num_threads(1)
             try:
                 with torch.inference_mode(inference):
-                    for index in waiting:
-                        results[index] = function(items[index])
+                    while piece := take():
+                        results[piece[0]] = function(piece[1])
             finally:
                 torch.set_num_threads(threads)  # the last one known is also that of threads to come
 
-        helpers = [self._helpers.submit(work) for _ in range(min(self.size, len(items)) - 1)]
+        helpers = [self._helpers.submit(work) for _ in range(most - 1)]
         try:
             work()
         finally:
@@ -57,7 +63,7 @@ class Crew:
             wait(under_way)
         for helper in under_way:
             helper.result()
-        return [results[index] for index in range(len(items))]
+        return [results[index] for index in sorted(results)]
 
 
 @cache

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from vampprior.distributions import Mixture
 from vampprior.models import Context, LatentModel
 
 __all__ = ["LogLikelihood", "RunningLogMeanExp", "log_importance_weights", "log_likelihood", "torch_noise"]
+
+KEPT_CHUNKS = 64
+"""Chunks whose weights are kept until they are added up together."""
 
 NoiseSource = Callable[[int], Tensor]
 """Gives standard-normal noise for the next importance samples of every image: s -> (N, s, noise_dim)."""
@@ -148,14 +152,18 @@ def log_likelihood(
     noise = torch_noise(model, x) if noise is None else noise
     crew = crew_of(torch.get_num_threads() if x.device.type == "cpu" else 1)
     groups = [(part, model.condition(part)) for part in torch.split(x, chunk_rows)]
-    running = RunningLogMeanExp(len(x))
     per_chunk = max(1, chunk_rows // max(1, len(x)))
     chunks = [min(per_chunk, num_samples - start) for start in range(0, num_samples, per_chunk)]
-    for start in range(0, len(chunks), crew.size):
-        noises = torch.cat([noise(count) for count in chunks[start : start + crew.size]], dim=1)
-        log_weights = [
-            log_importance_weights(model, part, context, part_noise, mixture, crew)
-            for (part, context), part_noise in zip(groups, torch.split(noises, chunk_rows), strict=True)
-        ]
-        running.update(torch.cat(log_weights))
+
+    def draw() -> Iterator[Tensor]:
+        for count in chunks:
+            yield from noise(count).tensor_split(min(count, math.ceil(crew.size / len(chunks))), dim=1)
+
+    def weigh(noise: Tensor) -> Tensor:
+        parts = zip(groups, torch.split(noise, chunk_rows), strict=True)
+        return torch.cat([log_importance_weights(model, *group, part, mixture) for group, part in parts])
+
+    running, noises = RunningLogMeanExp(len(x)), draw()
+    while log_weights := crew.map(weigh, islice(noises, KEPT_CHUNKS)):
+        running.update(torch.cat(log_weights, dim=1))
     return running.result()

@@ -17,6 +17,25 @@ def test_results_come_in_the_order_of_the_items(size, pieces):
     assert Crew(size).map(lambda item: item * item, range(pieces)) == [item * item for item in range(pieces)]
 
 
+def test_items_are_taken_one_at_a_time_when_a_thread_is_free():
+    crew, counting, taken, finished = Crew(2), threading.Lock(), 0, 0
+
+    def items():
+        nonlocal taken
+        for item in range(20):
+            assert taken - finished < crew.size
+            taken += 1
+            yield item
+
+    def piece(item: int) -> int:
+        nonlocal finished
+        with counting:
+            finished += 1
+        return item
+
+    assert crew.map(piece, items()) == list(range(20))
+
+
 def test_pieces_are_computed_side_by_side():
     together = threading.Barrier(3)  # breaks unless three wait at once
     ranks = Crew(3).map(lambda _: together.wait(timeout=60), range(3))
