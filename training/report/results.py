@@ -12,7 +12,21 @@ from training.checkpoints import list_checkpoints
 from training.report.paper import Cell, Unit
 from vampprior.checkpoint import Card, CheckpointError, read_card
 
-__all__ = ["Cards", "Result", "active_units", "dataset_name", "newest", "number", "reference", "score"]
+__all__ = [
+    "Cards",
+    "Result",
+    "active_units",
+    "beyond_the_paper",
+    "dataset_name",
+    "newest",
+    "number",
+    "reference",
+    "score",
+]
+
+
+BEYOND = {"weight_decay": "weight decay", "averaging": "averaging"}
+"""Settings of a recipe that are 0 in the paper, and what they are called."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +149,22 @@ def reference(card: Card) -> str:
     return f"{card.name}@{card.version}"
 
 
-def _conditions(card: Card) -> tuple[str, ...]:
+def beyond_the_paper(card: Card) -> str:
+    """What the training had that the paper's has not; empty if nothing."""
+    known = _settings(card)
+    parts = [f"{words} {known[key]}" for key, words in BEYOND.items() if number(known, key)]
+    return ", ".join([*parts, *(["bfloat16"] if known.get("precision") == "bfloat16" else [])])
+
+
+def _settings(card: Card) -> Mapping[str, Any]:
+    """The recipe's `[training]`, as far as the card has one."""
     recipe = card.training.get("recipe")
     settings = recipe.get("training") if isinstance(recipe, Mapping) else None
-    known = settings if isinstance(settings, Mapping) else {}
+    return settings if isinstance(settings, Mapping) else {}
+
+
+def _conditions(card: Card) -> tuple[str, ...]:
+    known = _settings(card)
     return (str(card.training.get("device")), *(str(known.get(key)) for key in ("precision", "compile", "batch_size")))
 
 

@@ -16,13 +16,22 @@ from rich.table import Table
 
 from training.options import Store
 from training.report.paper import BITS, NATS, SLOWDOWNS, TABLES, Cell, PaperRow, unit_of
-from training.report.results import Cards, Result, dataset_name, number, reference, score
+from training.report.results import Cards, Result, beyond_the_paper, dataset_name, number, reference, score
 from vampprior.checkpoint import Card
 
 __all__ = ["Section", "markdown", "sections", "table"]
 
 WORSE = "†"
-RUN_COLUMNS = ("test images", "samples", "epochs (best/all)", "seed", "device", "wall-clock", "checkpoint")
+RUN_COLUMNS = (
+    "test images",
+    "samples",
+    "epochs (best/all)",
+    "seed",
+    "beyond the paper",
+    "device",
+    "wall-clock",
+    "checkpoint",
+)
 LEGEND = (
     f"Nats: higher is better. {BITS.name.capitalize()} (Frey Faces, Histopathology): lower is better.",
     "Ours: mean over the test images that were scored ± its standard error. Frey Faces: mean over the splits ± their "
@@ -30,6 +39,7 @@ LEGEND = (
     f"{WORSE} worse than the paper by more than {NATS.tolerance} nats or {BITS.tolerance} bits per dimension.",
     "Rows without ours are other papers' models.",
     "Stopped early: the run was ended before its patience was spent.",
+    "Beyond the paper: what the training had that the paper's has not; `training/recipe.py` says what it is.",
     "SG: the standard Gaussian prior, for which the paper has two numbers, in Table 1 and in Table 2.",
     "Not comparable: the data set stands in for the paper's, with other images.",
     "Several checkpoints of a cell: the newest version counts; what does not is among the other checkpoints.",
@@ -156,6 +166,7 @@ def _run_of(card: Card) -> tuple[str, ...]:
         _whole(number(card.metrics, "num_samples")),
         f"{card.training.get('best_epoch', '?')}/{card.training.get('epochs', '?')}{early}",
         str(card.training.get("seed", "")),
+        beyond_the_paper(card),
         str(card.training.get("device", "")),
         _duration(number(card.training, "wall_clock_seconds")),
         reference(card),

@@ -174,10 +174,27 @@ def test_a_cell_says_how_it_came_to_be(put_card: PutCard, tables: Tables) -> Non
         "samples": "5,000",
         "epochs (best/all)": "250/300",
         "seed": "1",
+        "beyond the paper": "",
         "device": "a GPU",
         "wall-clock": "1.5 h",
         "checkpoint": "c@1",
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"weight_decay": 0.0, "averaging": 0.0, "precision": "float32"}, ""),
+        ({"weight_decay": 0.5, "averaging": 0.999}, "weight decay 0.5, averaging 0.999"),
+        ({"averaging": 0.9, "precision": "bfloat16"}, "averaging 0.9, bfloat16"),
+        ({"weight_decay": "much"}, ""),
+    ],
+)
+def test_what_the_papers_training_has_not_is_said(
+    settings: dict[str, Any], shown: str, put_card: PutCard, tables: Tables
+) -> None:
+    put_card("c", training={"recipe": {"training": settings}})
+    assert find(tables()["1"], "static MNIST", "HVAE (L = 2) + VampPrior")["beyond the paper"] == shown
 
 
 def test_what_was_not_run_and_what_was_not_evaluated_says_so(put_card: PutCard, tables: Tables) -> None:
