@@ -14,21 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.noise import component_noise, latent_noise, pixel_noise, seeded_generator
+from service.noise import component_noise, latent_noise, pixel_noise
 from vampprior.crew import Crew
 from vampprior.distributions import Mixture
-from vampprior.likelihood import LogLikelihood, RunningLogMeanExp, log_importance_weights
-from vampprior.models import Context, LatentModel, Latents
+from vampprior.models import LatentModel, Latents
 
 __all__ = [
+    "BLOCK_ROWS",
+    "AnyJob",
     "DecodeJob",
     "EncodeJob",
     "Encoding",
+    "Gray",
     "Job",
-    "LogLikelihoodJob",
     "ReconstructJob",
     "Runtime",
     "SampleJob",
+    "padded",
 ]
 
 Result = TypeVar("Result")
@@ -135,7 +137,7 @@ class RowsJob(Job[Result]):
             left -= count
             parts.append(tuple(array[start : start + count] for array in job.inputs))
             counts.append(count)
-        batch = [runtime.to_device(_padded(np.concatenate(column))) for column in zip(*parts, strict=True)]
+        batch = [runtime.to_device(padded(np.concatenate(column))) for column in zip(*parts, strict=True)]
         shares = zip(*(torch.split(column, _share(len(column), runtime)) for column in batch), strict=True)
         computed = runtime.crew.map(lambda share: cls.compute(runtime, *share), list(shares))
         outputs = [torch.cat(column).cpu().numpy() for column in zip(*computed, strict=True)]
@@ -262,80 +264,6 @@ class DecodeJob(RowsJob[Array]):
         return self.columns()[0]
 
 
-class LogLikelihoodJob(Job[LogLikelihood]):
-    """log p(x) of one image, gray levels (C, H, W), by importance sampling, a chunk of samples at a time.
-
-    The noise comes from a generator seeded with `seed` alone, so that an image's score does not depend on its place in
-    a request; and the weights are added up once they are all there, so that it has the same bits whatever the chunks.
-    """
-
-    operation = "loglik"
-    light = False
-
-    def __init__(self, model: LatentModel, gray: Gray, *, num_samples: int, seed: int) -> None:
-        self.gray = gray[None]
-        self.x: Tensor | None = None
-        self.rows = num_samples
-        self.noise = seeded_generator(seed)
-        self.noise_dim = model.noise_dim
-        self.context: Context | None = None
-        self.log_weights: list[Tensor] = []
-        self.score: LogLikelihood | None = None
-
-    @property
-    def key(self) -> int:  # type: ignore[override]
-        """Samples left: images that have equally many advance together."""
-        return self.rows
-
-    @classmethod
-    def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
-        threads = runtime.crew.size
-        samples = min(jobs[0].rows, max_rows)
-        jobs = jobs[: max(1, max_rows // max(samples, BLOCK_ROWS))]
-        if each := len(jobs) // threads:
-            groups = [jobs[start : start + each] for start in range(0, each * threads, each)]
-            runtime.crew.map(lambda group: cls._draw(runtime, group, samples, None), groups)
-        else:
-            cls._draw(runtime, jobs, samples, runtime.crew)
-
-    @classmethod
-    def _draw(cls, runtime: Runtime, jobs: Sequence[Self], samples: int, crew: Crew | None) -> None:
-        """Take so many importance samples more of each job, which a crew shares out."""
-        cls._prepare(runtime, jobs)
-        x = torch.cat([job.x for job in jobs if job.x is not None])
-        context = tuple(torch.cat(parts) for parts in zip(*(job.context or () for job in jobs), strict=True))
-        padded = max(samples, BLOCK_ROWS * (crew.size if crew else 1))
-        noise = torch.zeros(len(jobs), padded, jobs[0].noise_dim)
-        for row, job in zip(noise, jobs, strict=True):
-            row[:samples].normal_(generator=job.noise)
-        log_weights = log_importance_weights(runtime.model, x, context, noise.to(runtime.device), runtime.mixture, crew)
-        for job, row in zip(jobs, log_weights[:, :samples].cpu(), strict=True):
-            job.log_weights.append(row)
-            job.rows -= samples
-            if not job.rows:
-                running = RunningLogMeanExp(1)
-                running.update(torch.cat(job.log_weights).unsqueeze(0))
-                job.score = running.result()
-
-    @staticmethod
-    def _prepare(runtime: Runtime, jobs: Sequence[LogLikelihoodJob]) -> None:
-        """The encoder's pass over the images, once for each."""
-        fresh = [job for job in jobs if job.context is None]
-        if not fresh:
-            return
-        gray = np.concatenate([job.gray for job in fresh])
-        x = runtime.model.likelihood.from_bytes(runtime.to_device(_padded(gray)))
-        context = runtime.model.condition(x)
-        for index, job in enumerate(fresh):
-            here = slice(index, index + 1)
-            job.x, job.context = x[here], tuple(part[here] for part in context)
-
-    def result(self) -> LogLikelihood:
-        if self.score is None:
-            raise RuntimeError("samples are left to draw")
-        return self.score
-
-
 def _render(model: LatentModel, latents: Latents, pixels: Tensor | None = None) -> Tensor:
     """The mean image, or with uniform numbers for the pixels a drawn one."""
     return model.mean_image(latents) if pixels is None else model.draw_image(latents, pixels)
@@ -348,7 +276,7 @@ def _share(rows: int, runtime: Runtime) -> int:
     return math.ceil(rows / parts / BLOCK_ROWS) * BLOCK_ROWS
 
 
-def _padded(rows: NDArray[Any]) -> NDArray[Any]:
+def padded(rows: NDArray[Any]) -> NDArray[Any]:
     """Rows repeated from the last up to a multiple of `BLOCK_ROWS`."""
     missing = math.ceil(len(rows) / BLOCK_ROWS) * BLOCK_ROWS - len(rows)
     return np.concatenate([rows, rows[-1:].repeat(missing, axis=0)]) if missing else rows

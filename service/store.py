@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from service.engine import Engine
 from service.errors import ModelNotFound, NotReady, PseudoInputNotFound
-from service.jobs import AnyJob, EncodeJob, LogLikelihoodJob, ReconstructJob, Runtime, SampleJob
+from service.jobs import AnyJob, EncodeJob, ReconstructJob, Runtime, SampleJob
 from service.metrics import Metrics
+from service.scoring import LogLikelihoodJob
 from service.settings import Settings
 from vampprior.checkpoint import CARD_FILE, Card, CheckpointError, load_checkpoint, read_card
 from vampprior.crew import crew_of

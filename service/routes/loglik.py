@@ -13,11 +13,11 @@ from pydantic import Field
 from service.answers import ANSWER_HEADERS, answer, model_json
 from service.cache import cache_key
 from service.errors import BadParameter, TooLarge
-from service.jobs import LogLikelihoodJob
 from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import Seed, UploadQuery, service_of
 from service.routes.query import QueryRoute
 from service.schemas import LogLikelihoodAnswer
+from service.scoring import LogLikelihoodJob
 from service.store import LoadedModel
 from service.uploads import UPLOAD_BODY
 from vampprior.likelihood import LogLikelihood

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from service.jobs import EncodeJob, LogLikelihoodJob, ReconstructJob, Runtime, SampleJob
+from service.jobs import EncodeJob, ReconstructJob, Runtime, SampleJob
 from service.noise import seeded_generator
+from service.scoring import LogLikelihoodJob
 from vampprior import ModelConfig, build_model, log_likelihood
 from vampprior.crew import crew_of
 
