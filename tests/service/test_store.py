@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,13 @@ async def test_the_default_model_answers_while_others_load(save_model: Any, tmp_
     save_model(tmp_path, "tiny", "1", seed=1)
     async with blocked(save_model, tmp_path, "alpha") as (store, unblock):
         loading = asyncio.create_task(store.load())
-        while not store.models:
+        while not (store.models and computes("alpha@1")):
             await asyncio.sleep(0.01)
         assert store.resolve(None).reference == "tiny@1"
         assert not store.ready
         with pytest.raises(NotReady):
             store.resolve("alpha")
-        unblock()
+        await unblock()
         await loading
         assert store.ready
         assert store.resolve("alpha").reference == "alpha@1"
@@ -125,16 +125,21 @@ async def test_a_stop_while_a_model_loads_is_quiet(save_model: Any, tmp_path: Pa
     """An exception in the compute thread would fail this test."""
     async with blocked(save_model, tmp_path, "tiny") as (store, unblock):
         loading = asyncio.create_task(store.load())
-        while not any(thread.name == "engine-tiny@1" for thread in threading.enumerate()):
+        while not computes("tiny@1"):
             await asyncio.sleep(0.01)
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
-        unblock()
+        await unblock()
+
+
+def computes(reference: str) -> bool:
+    """Whether the model's compute thread is there, where it loads the weights."""
+    return any(thread.name == f"engine-{reference}" for thread in threading.enumerate())
 
 
 def blocked(
     save_model: Any, folder: Path, name: str
-) -> AbstractAsyncContextManager[tuple[ModelStore, Callable[[], None]]]:
+) -> AbstractAsyncContextManager[tuple[ModelStore, Callable[[], Awaitable[int]]]]:
     """A store with a model that loads only once the function is called."""
     weights = save_model(folder, name, "1", seed=1) / "model.safetensors"
     payload = weights.read_bytes()
@@ -142,8 +147,8 @@ def blocked(
     os.mkfifo(weights)  # whoever reads it waits for whoever writes it
 
     @asynccontextmanager
-    async def store() -> AsyncIterator[tuple[ModelStore, Callable[[], None]]]:
+    async def store() -> AsyncIterator[tuple[ModelStore, Callable[[], Awaitable[int]]]]:
         async with opened(folder) as opened_store:
-            yield opened_store, lambda: weights.write_bytes(payload) and None
+            yield opened_store, lambda: asyncio.to_thread(weights.write_bytes, payload)
 
     return store()
