@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.noise import component_noise, latent_noise, pixel_noise
+from service.tracing import Programs
 from vampprior.crew import Crew
 from vampprior.distributions import Mixture
 from vampprior.models import LatentModel, Latents
@@ -56,6 +57,7 @@ class Runtime:
     mixture: Mixture
     device: torch.device
     crew: Crew
+    programs: Programs = field(default_factory=Programs)
 
     @property
     def chunk_rows(self) -> int:
@@ -114,6 +116,8 @@ class RowsJob(Job[Result]):
     """
 
     light = True
+    decodes: ClassVar[bool] = True
+    """Whether it makes images, for which an autoregressive model takes pixel after pixel."""
 
     def __init__(self, *inputs: NDArray[Any]) -> None:
         self.inputs = inputs
@@ -139,13 +143,19 @@ class RowsJob(Job[Result]):
             counts.append(count)
         batch = [runtime.to_device(padded(np.concatenate(column))) for column in zip(*parts, strict=True)]
         shares = zip(*(torch.split(column, _share(len(column), runtime)) for column in batch), strict=True)
-        computed = runtime.crew.map(lambda share: cls.compute(runtime, *share), list(shares))
+        computed = runtime.crew.map(lambda share: cls._run(runtime, *share), list(shares))
         outputs = [torch.cat(column).cpu().numpy() for column in zip(*computed, strict=True)]
         start = 0
         for job, count in zip(jobs, counts, strict=True):
             job.rows -= count
             job.outputs.append(tuple(output[start : start + count] for output in outputs))
             start += count
+
+    @classmethod
+    def _run(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if cls.decodes and runtime.model.autoregressive:
+            return cls.compute(runtime, *inputs)
+        return runtime.programs.run((cls, len(inputs)), lambda *inputs: cls.compute(runtime, *inputs), *inputs)
 
     def columns(self) -> list[Array]:
         """Each output over all rows."""
@@ -222,6 +232,7 @@ class EncodeJob(RowsJob[Encoding]):
     """Where images, gray levels (N, C, H, W), lie in latent space."""
 
     operation = "encode"
+    decodes = False
 
     def __init__(self, model: LatentModel, gray: Gray) -> None:
         super().__init__(gray)

@@ -59,12 +59,21 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         """Take so many importance samples more of each job, which a crew shares out."""
         cls._prepare(runtime, jobs)
         x = torch.cat([job.x for job in jobs if job.x is not None])
-        context = tuple(torch.cat(parts) for parts in zip(*(job.context or () for job in jobs), strict=True))
-        block = max(samples, BLOCK_ROWS * (crew.size if crew else 1))
+        context = [torch.cat(parts) for parts in zip(*(job.context or () for job in jobs), strict=True)]
+        threads = crew.size if crew else 1
+        block = max(samples, BLOCK_ROWS * threads)
         noise = torch.zeros(len(jobs), block, jobs[0].noise_dim)
         for row, job in zip(noise, jobs, strict=True):
             row[:samples].normal_(generator=job.noise)
-        log_weights = log_importance_weights(runtime.model, x, context, noise.to(runtime.device), runtime.mixture, crew)
+
+        def weigh(x: Tensor, noise: Tensor, *context: Tensor) -> tuple[Tensor]:
+            return (log_importance_weights(runtime.model, x, context, noise, runtime.mixture),)
+
+        def run(share: Tensor) -> Tensor:
+            return runtime.programs.run((cls, "weigh"), weigh, x, share, *context)[0]
+
+        shares = noise.to(runtime.device).tensor_split(threads, dim=1)
+        log_weights = torch.cat(crew.map(run, shares) if crew else [run(share) for share in shares], dim=1)
         for job, row in zip(jobs, log_weights[:, :samples].cpu(), strict=True):
             job.log_weights.append(row)
             job.rows -= samples
@@ -73,15 +82,19 @@ class LogLikelihoodJob(Job[LogLikelihood]):
                 running.update(torch.cat(job.log_weights).unsqueeze(0))
                 job.score = running.result()
 
-    @staticmethod
-    def _prepare(runtime: Runtime, jobs: Sequence[LogLikelihoodJob]) -> None:
+    @classmethod
+    def _prepare(cls, runtime: Runtime, jobs: Sequence[Self]) -> None:
         """The encoder's pass over the images, once for each."""
         fresh = [job for job in jobs if job.context is None]
         if not fresh:
             return
         gray = np.concatenate([job.gray for job in fresh])
-        x = runtime.model.likelihood.from_bytes(runtime.to_device(padded(gray)))
-        context = runtime.model.condition(x)
+
+        def condition(gray: Tensor) -> tuple[Tensor, ...]:
+            x = runtime.model.likelihood.from_bytes(gray)
+            return (x, *runtime.model.condition(x))
+
+        x, *context = runtime.programs.run((cls, "condition"), condition, runtime.to_device(padded(gray)))
         for index, job in enumerate(fresh):
             here = slice(index, index + 1)
             job.x, job.context = x[here], tuple(part[here] for part in context)

@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from vampprior.crew import Crew, crew_of
+from vampprior.crew import crew_of
 from vampprior.distributions import Mixture
 from vampprior.models import Context, LatentModel
 
@@ -96,23 +96,14 @@ class RunningLogMeanExp:
         )
 
 
-def log_importance_weights(
-    model: LatentModel, x: Tensor, context: Context, noise: Tensor, mixture: Mixture, crew: Crew | None = None
-) -> Tensor:
+def log_importance_weights(model: LatentModel, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> Tensor:
     """log p(x, z) / q(z | x) for draws of every image: x (N, C, H, W), noise (N, s, noise_dim) -> (N, s).
 
-    `context` is `model.condition(x)` and `mixture` is `model.prior_mixture()`, computed once by the caller. A crew
-    shares out the samples.
+    `context` is `model.condition(x)` and `mixture` is `model.prior_mixture()`, computed once by the caller.
     """
     shared = tuple(part.unsqueeze(1) for part in context)
-
-    def weigh(noise: Tensor) -> Tensor:
-        log_px, kl = model.log_ratio(x.unsqueeze(1), shared, noise, mixture)
-        return log_px - kl
-
-    if crew is None:
-        return weigh(noise)
-    return torch.cat(crew.map(weigh, noise.tensor_split(min(crew.size, noise.shape[1]), dim=1)), dim=1)
+    log_px, kl = model.log_ratio(x.unsqueeze(1), shared, noise, mixture)
+    return log_px - kl
 
 
 def torch_noise(model: LatentModel, x: Tensor, generator: torch.Generator | None = None) -> NoiseSource:

@@ -1,0 +1,107 @@
+"""What runs without Python gives the bits of what runs with it, for every number of rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from service.jobs import EncodeJob, Job, ReconstructJob, Runtime, SampleJob
+from service.scoring import LogLikelihoodJob
+from service.tracing import Programs
+from vampprior import LIKELIHOODS, MODELS, PRIORS, ModelConfig, build_model
+from vampprior.crew import crew_of
+
+
+class Untraced(Programs):
+    def run(self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+        return function(*inputs)
+
+
+KINDS = {*product(MODELS, ["vampprior"], LIKELIHOODS), *product(["hvae"], PRIORS, ["bernoulli"])}
+
+
+@pytest.fixture(scope="module", params=["-".join(kind) for kind in sorted(KINDS)])
+def runtimes(request: pytest.FixtureRequest) -> tuple[Runtime, Runtime]:
+    """The same model, traced and not."""
+    kind, prior, likelihood = request.param.split("-")
+    torch.manual_seed(5)
+    config = ModelConfig(
+        model=kind,
+        prior=prior,
+        likelihood=likelihood,
+        image_shape=(1, 8, 8),
+        z1_dim=4,
+        z2_dim=3,
+        hidden_dim=16,
+        num_components=1 if prior == "standard" else 6,
+    )
+    model = build_model(config).requires_grad_(False).eval()
+    with torch.inference_mode():
+        mixture = model.prior_mixture()
+    crew = crew_of(2)
+    cpu = torch.device("cpu")
+    return Runtime(model, mixture, cpu, crew), Runtime(model, mixture, cpu, crew, Untraced())
+
+
+GRAY = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
+
+JOBS: dict[str, Callable[[Runtime, int], Job]] = {
+    "sample": lambda runtime, n: SampleJob(runtime, n=n, seed=n, component=None, temperature=1.0, draw=False),
+    "draw": lambda runtime, n: SampleJob(runtime, n=n, seed=n, component=None, temperature=1.0, draw=True),
+    "reconstruct": lambda runtime, n: ReconstructJob(runtime.model, GRAY[:n], seed=n, draw=False),
+    "encode": lambda runtime, n: EncodeJob(runtime.model, GRAY[:n]),
+    "loglik": lambda runtime, n: LogLikelihoodJob(runtime.model, GRAY[n - 1], num_samples=10 * n, seed=n),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_traced_jobs_give_the_same_bits(runtimes: tuple[Runtime, Runtime], name: str) -> None:
+    for n in (1, 3, 40):  # traced with the first, and run with the others
+        traced, plain = (outputs(runtime, JOBS[name](runtime, n)) for runtime in runtimes)
+        assert len(traced) == len(plain)
+        for one, other in zip(traced, plain, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def outputs(runtime: Runtime, job: Job) -> list[np.ndarray]:
+    with torch.inference_mode():
+        while job.rows:
+            type(job).advance(runtime, [job], 24)
+    if isinstance(job, LogLikelihoodJob):
+        return [job.result().value.numpy(), *(part.numpy() for part in job.log_weights)]
+    return job.columns()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="functions are called as they are")
+def test_a_function_is_traced_once() -> None:
+    calls: list[str] = []
+
+    def double(x: Tensor) -> tuple[Tensor]:
+        calls.append("double")
+        return (2 * x,)
+
+    programs = Programs()
+    for length in (2, 3, 4):
+        (doubled,) = programs.run("double", double, torch.arange(length))
+        assert doubled.tolist() == [2 * number for number in range(length)]
+    assert calls == ["double"]
+
+
+def test_a_newer_python_calls_functions_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 14))
+    calls: list[str] = []
+
+    def double(x: Tensor) -> tuple[Tensor]:
+        calls.append("double")
+        return (2 * x,)
+
+    programs = Programs()
+    for length in (2, 3):
+        programs.run("double", double, torch.arange(length))
+    assert calls == ["double", "double"]
