@@ -15,8 +15,9 @@ __all__ = ["Delivery", "Parcel", "Waiter", "fail"]
 logger = logging.getLogger(__name__)
 
 RENDERERS = 2
-WAKE_SECONDS = 0.002
-"""Answers that are ready go out after so long, though others of their batch are not."""
+WAKE_SECONDS = 0.01
+"""Answers that are ready go out after so long, though others of their batch are not. Clients that hear together ask
+together again: after 2 ms the batches of 64 clients fell apart, and a third fewer samples were answered."""
 
 Outcome = tuple[object, BaseException | None]
 """A result, or why there is none."""
