@@ -27,16 +27,22 @@ class Programs:
     """
 
     def __init__(self) -> None:
-        self._traced: dict[Hashable, Function] = {}
+        self._programs: dict[Hashable, Function | None] = {}  # None: called once, and not traced yet
         self._tracing = threading.Lock()
 
     def run(self, key: Hashable, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The function's outputs; the one that was given first with `key` is traced then, with these inputs."""
-        if key not in self._traced:
+        """The function's outputs; the one that comes second with a `key` is traced then, with its inputs.
+
+        The first call is a warm-up's, which a start waits for: tracing takes some 20 ms.
+        """
+        if key not in self._programs:
+            self._programs[key] = None
+            return function(*inputs)
+        program = self._programs[key]
+        if program is None:
             with self._tracing:
-                if key not in self._traced:
-                    self._traced[key] = _trace(function, inputs)
-        return self._traced[key](*inputs)
+                program = self._programs[key] = self._programs[key] or _trace(function, inputs)
+        return program(*inputs)
 
 
 def _trace(function: Function, inputs: tuple[Tensor, ...]) -> Function:
