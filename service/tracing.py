@@ -23,7 +23,8 @@ class Programs:
     may be traced if what it does depends on its inputs' values through tensors alone, and on no loop over their sizes.
 
     TorchScript is deprecated, but what should replace it calls operations from Python or needs a compiler of C++ where
-    it runs. Where it is not supported, functions are called as they are.
+    it runs. Where it is not supported, and on a GPU, for which it would compile kernels anew for every shape, functions
+    are called as they are.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,8 @@ class Programs:
 
 
 def _trace(function: Function, inputs: tuple[Tensor, ...]) -> Function:
-    if sys.version_info >= (3, 14):  # for which TorchScript was not made
+    supported = sys.version_info < (3, 14)
+    if not supported or any(tensor.device.type != "cpu" for tensor in inputs):
         return function
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

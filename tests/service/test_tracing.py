@@ -93,8 +93,11 @@ def test_a_function_is_called_once_and_then_traced() -> None:
     assert calls == ["double", "double"]
 
 
-def test_a_newer_python_calls_functions_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 14))
+@pytest.mark.parametrize(("version", "device"), [((3, 14), "cpu"), (sys.version_info, "meta")])
+def test_elsewhere_functions_are_called_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], device: str
+) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
     calls: list[str] = []
 
     def double(x: Tensor) -> tuple[Tensor]:
@@ -103,5 +106,5 @@ def test_a_newer_python_calls_functions_as_they_are(monkeypatch: pytest.MonkeyPa
 
     programs = Programs()
     for length in (2, 3, 4):
-        programs.run("double", double, torch.arange(length))
+        programs.run("double", double, torch.arange(length, device=device))
     assert calls == ["double", "double", "double"]
