@@ -21,8 +21,8 @@ help: ## List these targets
 serve: .venv/.service ## Serve the checkpoints in model_store on port 8000, or on VAMP_PORT
 	$(python) -m service
 
-test: .venv/.test ## Run every test; ARGS="-k cache" picks some
-	$(python) -m pytest $(ARGS)
+test: .venv/.test ## Run every test, two files at a time; ARGS="-k cache" picks some
+	$(python) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: lint test ## Run all that must pass before a change goes in: lint, then test
 
