@@ -69,6 +69,11 @@ class Optimization:
         if self.precision not in ("float32", "bfloat16"):
             raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
 
+    def epochs_left(self, epoch: int, best_epoch: int) -> int:
+        """Epochs until training stops if the validation ELBO never again rises over that of the best epoch."""
+        waited = epoch - max(best_epoch, self.warmup_epochs)
+        return max(0, min(self.max_epochs - epoch, self.patience - waited))
+
 
 @dataclass(frozen=True)
 class PseudoInputs:

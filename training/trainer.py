@@ -92,9 +92,7 @@ class Trainer:
     @property
     def epochs_left(self) -> int:
         """Epochs until training stops if the validation ELBO never rises again."""
-        settings = self.recipe.training
-        waited = self.epoch - max(self.best_epoch, settings.warmup_epochs)
-        return max(0, min(settings.max_epochs - self.epoch, settings.patience - waited))
+        return self.recipe.training.epochs_left(self.epoch, self.best_epoch)
 
     def run_epoch(self) -> EpochMetrics:
         """Train for one epoch, validate, and save the state; returns the epoch's metrics."""

@@ -35,15 +35,13 @@ class Progress:
     def of(cls, history: Sequence[Mapping[str, Any]], settings: Optimization) -> Progress:
         """From the metrics of every epoch so far, one at least."""
         last, best = history[-1], max(history, key=lambda line: line["valid_elbo"])
-        waited = last["epoch"] - max(best["epoch"], settings.warmup_epochs)
-        left = min(settings.max_epochs - last["epoch"], settings.patience - waited)
         return cls(
             epoch=last["epoch"],
             max_epochs=settings.max_epochs,
             best_elbo=best["valid_elbo"],
             best_epoch=best["epoch"],
             seconds=last["seconds"],
-            epochs_left=max(0, left),
+            epochs_left=settings.epochs_left(last["epoch"], best["epoch"]),
         )
 
     @property
