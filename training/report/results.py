@@ -151,15 +151,17 @@ def reference(card: Card) -> str:
 
 def beyond_the_paper(card: Card) -> str:
     """What the training had that the paper's has not; empty if nothing."""
-    known = _settings(card)
+    known, start = _settings(card), _settings(card, "pseudo_inputs")
     parts = [f"{words} {known[key]}" for key, words in BEYOND.items() if number(known, key)]
-    return ", ".join([*parts, *(["bfloat16"] if known.get("precision") == "bfloat16" else [])])
+    parts += ["bfloat16"] if known.get("precision") == "bfloat16" else []
+    parts += ["pseudo-inputs from images"] if start.get("init") == "data" else []
+    return ", ".join(parts)
 
 
-def _settings(card: Card) -> Mapping[str, Any]:
-    """The recipe's `[training]`, as far as the card has one."""
+def _settings(card: Card, table: str = "training") -> Mapping[str, Any]:
+    """A table of the recipe, as far as the card has one."""
     recipe = card.training.get("recipe")
-    settings = recipe.get("training") if isinstance(recipe, Mapping) else None
+    settings = recipe.get(table) if isinstance(recipe, Mapping) else None
     return settings if isinstance(settings, Mapping) else {}
 
 

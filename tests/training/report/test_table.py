@@ -182,18 +182,20 @@ def test_a_cell_says_how_it_came_to_be(put_card: PutCard, tables: Tables) -> Non
 
 
 @pytest.mark.parametrize(
-    ("settings", "shown"),
+    ("recipe", "shown"),
     [
-        ({"weight_decay": 0.0, "averaging": 0.0, "precision": "float32"}, ""),
-        ({"weight_decay": 0.5, "averaging": 0.999}, "weight decay 0.5, averaging 0.999"),
-        ({"averaging": 0.9, "precision": "bfloat16"}, "averaging 0.9, bfloat16"),
-        ({"weight_decay": "much"}, ""),
+        ({"training": {"weight_decay": 0.0, "averaging": 0.0, "precision": "float32"}}, ""),
+        ({"training": {"weight_decay": 0.5, "averaging": 0.999}}, "weight decay 0.5, averaging 0.999"),
+        ({"training": {"averaging": 0.9, "precision": "bfloat16"}}, "averaging 0.9, bfloat16"),
+        ({"training": {"weight_decay": "much"}, "pseudo_inputs": {"init": "noise"}}, ""),
+        ({"pseudo_inputs": {"init": "data"}}, "pseudo-inputs from images"),
+        ({"training": {"averaging": 0.9}, "pseudo_inputs": "data"}, "averaging 0.9"),
     ],
 )
 def test_what_the_papers_training_has_not_is_said(
-    settings: dict[str, Any], shown: str, put_card: PutCard, tables: Tables
+    recipe: dict[str, Any], shown: str, put_card: PutCard, tables: Tables
 ) -> None:
-    put_card("c", training={"recipe": {"training": settings}})
+    put_card("c", training={"recipe": recipe})
     assert find(tables()["1"], "static MNIST", "HVAE (L = 2) + VampPrior")["beyond the paper"] == shown
 
 
