@@ -218,7 +218,7 @@ def _warm_up(runtime: Runtime) -> None:
         SampleJob(runtime, n=1, seed=0, component=None, temperature=1.0, draw=False),
         ReconstructJob(model, image, seed=0, draw=True),
         EncodeJob(model, image),
-        LogLikelihoodJob(model, image[0], num_samples=model.chunk_rows, seed=0),
+        LogLikelihoodJob(model, image[0], num_samples=1, seed=0),
     ]
     for job in jobs:
         while job.rows:

@@ -62,6 +62,15 @@ def test_a_loaded_model_is_ready_for_inference(tmp_path: Path, config: ModelConf
     assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"cpu"}
 
 
+def test_loading_draws_no_weights_that_the_file_replaces(
+    tmp_path: Path, model: LatentModel, config: ModelConfig
+) -> None:
+    save_checkpoint(tmp_path, model, Card("test", "1", config))
+    state = torch.get_rng_state()
+    load_checkpoint(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_float64_weights_are_saved_as_float32(tmp_path: Path, model: LatentModel, config: ModelConfig) -> None:
     save_checkpoint(tmp_path, model, Card("digits", "1", config))
     loaded, _ = load_checkpoint(tmp_path)
