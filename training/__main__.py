@@ -28,6 +28,7 @@ from training.report.table import table
 from training.runs import Run
 from training.scoring import Plan
 from training.sweep.command import sweep
+from training.trainer import Trainer
 from vampprior.checkpoint import Card, CheckpointError, read_card
 from vampprior.distributions import LIKELIHOODS
 from vampprior.machine import device_name
@@ -70,8 +71,7 @@ def train(
         with show_training(console) as show:
             run.fit(trainer, show)
         card = run.export(trainer)
-    print(f"{run.checkpoint}: best validation ELBO {trainer.best_elbo:.2f} nats at epoch {trainer.best_epoch}")
-    _say_next(card, store)
+    _say_next(run, trainer, card)
 
 
 @app.command()
@@ -91,12 +91,13 @@ def export(
     dataset = load_suited(chosen.dataset, LIKELIHOODS[chosen.model.likelihood], data_dir)
     trainer = run.resume(dataset, prepare(DeviceChoice.CPU))
     card = run.export(trainer)
-    print(f"{run.checkpoint}: best validation ELBO {trainer.best_elbo:.2f} nats at epoch {trainer.best_epoch}")
-    _say_next(card, store)
+    _say_next(run, trainer, card)
 
 
-def _say_next(card: Card, store: Path) -> None:
+def _say_next(run: Run, trainer: Trainer, card: Card) -> None:
+    bound, store = run.recipe.training.bound_name, run.store
     there = store == Path("model_store")
+    print(f"{run.checkpoint}: best validation {bound} {trainer.best_elbo:.2f} nats at epoch {trainer.best_epoch}")
     print("next:")
     print(f"  python -m training evaluate {card.name}@{card.version}{'' if there else f' --store {store}'}")
     print(f"  {'' if there else f'VAMP_MODEL_STORE={store} '}make serve")

@@ -27,21 +27,26 @@ class RecipeError(ValueError):
 class Optimization:
     """The `[training]` table of a recipe; the defaults are the paper's (Sec. 5.1).
 
-    learning_rate: of Adam on normalized gradients
-    batch_size:    images a step
-    warmup_epochs: epochs over which the KL weight rises linearly from 0 to 1
-    max_epochs:    epochs at most
-    patience:      epochs without a better validation ELBO after which training stops; the warm-up does not count
-    seed:          of the initial weights, the order of the images and all noise
-    precision:     float32, or bfloat16 for the hidden layers' products (latents and densities stay float32)
-    compile:       fuse the step with torch.compile, which needs a C++ compiler on a CPU
-    weight_decay:  of the networks' weights, decoupled from the gradient: each step takes off learning_rate times this
-                   part of them; the paper has none
-    averaging:     decay, per step, of a moving average of the weights (taken every tenth step), which is then what is
-                   validated and kept; the paper keeps the weights themselves, which is 0
+    learning_rate:      of Adam on normalized gradients
+    annealing:          whether the learning rate falls linearly over max_epochs, to a step short of 0 in the last; the
+                        paper's stays
+    batch_size:         images a step
+    warmup_epochs:      epochs over which the KL weight rises linearly from 0 to 1
+    max_epochs:         epochs at most
+    patience:           epochs without a better validation bound after which training stops; the warm-up does not count
+    seed:               of the initial weights, the order of the images and all noise
+    precision:          float32, or bfloat16 for the hidden layers' products (latents and densities stay float32)
+    compile:            fuse the step with torch.compile, which needs a C++ compiler on a CPU
+    weight_decay:       of the networks' weights, decoupled from the gradient: each step takes off learning_rate times
+                        this part of them; the paper has none
+    importance_samples: draws of the latents an image; one, as in the paper, makes the bound that is trained the ELBO,
+                        more the tighter one of Burda et al. (2016), at nearly as many times the cost
+    averaging:          decay, per step, of a moving average of the weights (taken every tenth step), which is then what
+                        is validated and kept; the paper keeps the weights themselves, which is 0
     """
 
     learning_rate: float = 5e-4
+    annealing: bool = False
     batch_size: int = 100
     warmup_epochs: int = 100
     max_epochs: int = 2000
@@ -50,10 +55,11 @@ class Optimization:
     precision: str = "float32"
     compile: bool = False
     weight_decay: float = 0.0
+    importance_samples: int = 1
     averaging: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "patience"):
+        for name in ("batch_size", "max_epochs", "patience", "importance_samples"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"training.{name} must be at least 1, not {getattr(self, name)}")
         if self.warmup_epochs < 0:
@@ -68,6 +74,19 @@ class Optimization:
             raise RecipeError(f"training.averaging must be at least 0 and less than 1, not {self.averaging}")
         if self.precision not in ("float32", "bfloat16"):
             raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
+
+    @property
+    def bound_name(self) -> str:
+        """What people call the bound that is trained."""
+        return "ELBO" if self.importance_samples == 1 else f"{self.importance_samples}-sample bound"
+
+    def kl_weight(self, epoch: int) -> float:
+        """Weight of the KL in an epoch; the first is 1."""
+        return min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+
+    def learning_rate_of(self, epoch: int) -> float:
+        """Learning rate in an epoch; the first is 1."""
+        return self.learning_rate * (1.0 - (epoch - 1) / self.max_epochs) if self.annealing else self.learning_rate
 
     def epochs_left(self, epoch: int, best_epoch: int) -> int:
         """Epochs until training stops if the validation ELBO never again rises over that of the best epoch."""
@@ -101,10 +120,13 @@ class Recipe:
     """One experiment: the checkpoint's name, a data set, a network and how to fit it.
 
     dataset: the name of a data set (`python -m training data` lists them), or the path of the user's own images
+    start:   `name@version` of a checkpoint of the same model in the store, with whose weights training starts; with
+             weights drawn at random if it is empty
     """
 
     name: str
     dataset: str
+    start: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     pseudo_inputs: PseudoInputs = field(default_factory=PseudoInputs)
     training: Optimization = field(default_factory=Optimization)
@@ -118,6 +140,9 @@ class Recipe:
                 raise RecipeError(f"a recipe needs a {key}")
         if not re.fullmatch(CHECKPOINT_NAME, values["name"]):
             raise RecipeError(f"the name {values['name']!r} must be lower-case letters, digits, '.', '_' and '-'")
+        start = values.get("start", "")
+        if not isinstance(start, str) or not re.fullmatch(f"({CHECKPOINT_NAME}@{CHECKPOINT_NAME})?", start):
+            raise RecipeError(f"start must be the name@version of a checkpoint, not {start!r}")
         model_table = _table(values, "model")
         if "image_shape" in model_table:
             raise RecipeError("[model]: image_shape comes from the data set; leave it out")
@@ -130,6 +155,7 @@ class Recipe:
         return cls(
             name=values["name"],
             dataset=values["dataset"],
+            start=start,
             model=model,
             pseudo_inputs=_read(PseudoInputs, "pseudo_inputs", values),
             training=_read(Optimization, "training", values),
@@ -143,6 +169,13 @@ class Recipe:
             return cls.from_dict(values)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error
+
+    def change_since(self, values: Mapping[str, Any]) -> str:
+        """The first setting that differs from those of an older recipe's `to_dict`, in words; empty if none does.
+
+        Settings that were not there yet had their defaults. Raises `RecipeError` if the values are no recipe.
+        """
+        return first_difference(Recipe.from_dict(values).to_dict(), self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes back."""

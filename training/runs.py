@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoints import new_checkpoint
+from training.checkpoints import find_checkpoint, new_checkpoint
 from training.datasets import Dataset
 from training.display import ShowEpoch
 from training.evaluation import HISTOGRAM_FILE
 from training.plots import draw_curves
 from training.recipe import Recipe, RecipeError
 from training.trainer import Trainer
-from vampprior.checkpoint import Card, save_checkpoint
+from vampprior.checkpoint import Card, load_checkpoint, save_checkpoint
 
 __all__ = ["CURVES_FILE", "Run"]
 
@@ -63,15 +63,19 @@ class Run:
 
     def start(self, dataset: Dataset, device: torch.device) -> Trainer:
         """A trainer at its first epoch; raises `RecipeError` if the recipe does not fit the data set."""
-        trainer = Trainer(self.recipe, dataset, self.folder, device)
+        trainer = self._trainer(dataset, device)
         self.folder.mkdir(parents=True, exist_ok=True)
         return trainer
 
     def resume(self, dataset: Dataset, device: torch.device) -> Trainer:
         """A trainer where the run stopped; raises `RecipeError` if there is no such run of this recipe and data."""
-        trainer = Trainer(self.recipe, dataset, self.folder, device)
+        trainer = self._trainer(dataset, device)
         trainer.resume()
         return trainer
+
+    def _trainer(self, dataset: Dataset, device: torch.device) -> Trainer:
+        start = self.recipe.start and load_checkpoint(find_checkpoint(self.recipe.start, self.store))[0]
+        return Trainer(self.recipe, dataset, self.folder, device, start or None)
 
     def fit(self, trainer: Trainer, show: ShowEpoch) -> None:
         """Train to the end, and draw the curves however it ends."""
@@ -88,6 +92,7 @@ class Run:
                 self.folder / CURVES_FILE,
                 title=f"{self.recipe.name}, version {self.version}",
                 warmup_epochs=self.recipe.training.warmup_epochs,
+                bound_name=self.recipe.training.bound_name,
             )
 
     def export(self, trainer: Trainer) -> Card:

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.data.splits import Dataset
 from training.machine import can_compile
+from training.objective import lower_bound
 from training.optim import NormalizedAdam, parameter_groups
 from training.recipe import Recipe, RecipeError, first_difference
 from vampprior.machine import device_name
@@ -26,7 +27,7 @@ from vampprior.models import LatentModel, build_model
 __all__ = ["METRICS_FILE", "STATE_FILE", "EpochMetrics", "Trainer"]
 
 Bounds = tuple[float, float, float]
-"""ELBO, reconstruction and KL: means over a split, in nats an image."""
+"""The bound that is trained, reconstruction and KL: means over a split, in nats an image."""
 AVERAGE_EVERY = 10
 """Steps between two updates of the weights' moving average, whose own memory is a hundred times longer."""
 STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
@@ -34,7 +35,10 @@ STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One epoch in numbers: nats per image, seconds."""
+    """One epoch in numbers: nats per image, seconds.
+
+    train_elbo, valid_elbo: the ELBO or, with several importance samples, their tighter bound
+    """
 
     epoch: int
     kl_weight: float
@@ -54,9 +58,13 @@ class Trainer:
 
     Every epoch's order and noise come from a generator seeded with the recipe's seed and the epoch's number, so that a
     run resumed from `run_dir` gives the numbers of an uninterrupted one.
+
+    start: the model of the recipe's `start`, if it has one
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, run_dir: Path, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, run_dir: Path, device: torch.device, start: LatentModel | None = None
+    ) -> None:
         self.recipe, self.run_dir, self.device = recipe, run_dir, device
         self.config = replace(recipe.model, image_shape=dataset.image_shape)
         self.dataset_card = dataset.describe()
@@ -72,7 +80,10 @@ class Trainer:
         self.train_images, self.valid_images = (
             torch.from_numpy(dataset.gray(split)).to(device) for split in ("train", "valid")
         )
-        self._start_pseudo_inputs()
+        if start is None:
+            self._start_pseudo_inputs()
+        else:
+            self._start_from(start)
         groups = parameter_groups(self.model, recipe.training.weight_decay)
         self.optimizer = NormalizedAdam(groups, lr=recipe.training.learning_rate)
         decay = recipe.training.averaging**AVERAGE_EVERY
@@ -99,7 +110,9 @@ class Trainer:
         started = time.perf_counter()
         settings = self.recipe.training
         epoch = self.epoch + 1
-        kl_weight = min(1.0, epoch / settings.warmup_epochs) if settings.warmup_epochs else 1.0
+        kl_weight = settings.kl_weight(epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate_of(epoch)
         generator = torch.Generator(self.device).manual_seed(settings.seed * 1_000_003 + epoch)
         train = self.train_epoch(kl_weight, generator)
         valid = self._validate()
@@ -123,8 +136,7 @@ class Trainer:
         batches = torch.split(order, settings.batch_size)
         for step, batch in enumerate(batches, 1):
             x = self._view(images[batch], generator)
-            noise = torch.randn(len(x), self.model.noise_dim, generator=generator, device=self.device)
-            loss, sums = self._loss(x, noise, weight)
+            loss, sums = self._loss(x, self._noise(len(x), generator), weight)
             torch.autograd.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -137,9 +149,8 @@ class Trainer:
     def _plain_loss(self, x: Tensor, noise: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
         low = self.recipe.training.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            elbo = self.model.elbo(x, noise, kl_weight)
-        sums = torch.stack([(elbo.reconstruction - elbo.kl).sum(), elbo.reconstruction.sum(), elbo.kl.sum()])
-        return -elbo.value.mean(), sums.detach()
+            value, *parts = lower_bound(self.model, x, noise, kl_weight)
+        return -value.mean(), torch.stack([part.sum() for part in parts]).detach()
 
     @torch.no_grad()
     def _validate(self) -> Bounds:
@@ -149,11 +160,21 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         for batch in torch.split(self.valid_images, 500):
-            noise = torch.randn(len(batch), model.noise_dim, generator=generator, device=self.device)
-            bound = model.elbo(model.likelihood.from_bytes(batch), noise, mixture=mixture)
-            totals += torch.stack([part.sum() for part in bound])
+            noise = self._noise(len(batch), generator)
+            _, *parts = lower_bound(model, model.likelihood.from_bytes(batch), noise, mixture=mixture)
+            totals += torch.stack([part.sum() for part in parts])
         elbo, reconstruction, kl = (totals / len(self.valid_images)).tolist()
         return elbo, reconstruction, kl
+
+    def _noise(self, images: int, generator: torch.Generator) -> Tensor:
+        """Noise (images, importance samples, noise_dim) for the latents."""
+        shape = (images, self.recipe.training.importance_samples, self.model.noise_dim)
+        return torch.randn(shape, generator=generator, device=self.device)
+
+    def _start_from(self, start: LatentModel) -> None:
+        if change := first_difference(start.config.to_dict(), self.config.to_dict()):
+            raise RecipeError(f"[model]: {self.recipe.start} is another model: {change}")
+        self.model.load_state_dict(start.state_dict())
 
     def _start_pseudo_inputs(self) -> None:
         prior, start = self.model.prior, self.recipe.pseudo_inputs
@@ -220,8 +241,7 @@ class Trainer:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise RecipeError(f"{path} is damaged ({error}); remove the folder to start anew") from error
-        started_with = Recipe.from_dict(progress["recipe"])  # settings that are newer than the run have their defaults
-        if change := first_difference(started_with.to_dict(), self.recipe.to_dict()):
+        if change := self.recipe.change_since(progress["recipe"]):
             raise RecipeError(f"the run in {self.run_dir} was started with another recipe: {change}")
         if progress["dataset"] != self.dataset_card:
             raise RecipeError(f"the run in {self.run_dir} was started on other data")

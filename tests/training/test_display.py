@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
+from training.datasets import Dataset
 from training.display import show_scoring, show_training
+from training.recipe import Recipe
 from training.trainer import Trainer
 
 
@@ -23,6 +28,21 @@ def test_a_terminal_shows_how_training_stands(terminal: Console, trainer: Traine
     (best,) = [line for line in shown if line.startswith("best")]
     assert best.split() == ["best", f"{metrics.valid_elbo:.2f}", "nats", "epoch", "1"]
     assert any(line.startswith("left") and "3 epochs" in line for line in shown)
+
+
+def test_a_bound_of_several_samples_is_not_called_an_elbo(
+    terminal: Console, recipe: Recipe, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(recipe, training=replace(recipe.training, importance_samples=3))
+    trainer = Trainer(recipe, digits, tmp_path / "run", torch.device("cpu"))
+    metrics = trainer.run_epoch()
+    for console in (terminal, Console(file=io.StringIO())):
+        with show_training(console) as show:
+            show(trainer, metrics)
+    assert isinstance(terminal.file, io.StringIO)
+    for shown in (terminal.file.getvalue(), capsys.readouterr().out):
+        assert "3-sample bound" in shown
+        assert "ELBO" not in shown
 
 
 def test_a_terminal_shows_how_an_evaluation_stands(terminal: Console) -> None:

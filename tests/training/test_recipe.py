@@ -26,7 +26,7 @@ def test_the_template_for_own_images_spells_out_the_defaults() -> None:
 
 
 def test_plain_values_make_the_same_recipe() -> None:
-    recipe = recipe_of(model={"z1_dim": 7}, training={"seed": 3}, pseudo_inputs={"mean": 0.05})
+    recipe = recipe_of(start="d@1", model={"z1_dim": 7}, training={"seed": 3}, pseudo_inputs={"mean": 0.05})
     assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 
@@ -50,6 +50,7 @@ def test_a_whole_number_is_taken_for_a_fraction() -> None:
         ({"training": {"compile": 1}}, "training.compile must be of type bool"),
         ({"training": {"max_epochs": True}}, "training.max_epochs must be of type int"),
         ({"training": {"batch_size": 0}}, "training.batch_size must be at least 1"),
+        ({"training": {"importance_samples": 0}}, "training.importance_samples must be at least 1"),
         ({"training": {"warmup_epochs": -1}}, "training.warmup_epochs must not be negative"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate must be positive"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate must be positive"),
@@ -61,6 +62,9 @@ def test_a_whole_number_is_taken_for_a_fraction() -> None:
         ({"name": "../up"}, "the name '../up' must be"),
         ({"name": ""}, "a recipe needs a name"),
         ({"dataset": 5}, "a recipe needs a dataset"),
+        ({"start": "digits"}, "start must be the name@version of a checkpoint, not 'digits'"),
+        ({"start": "../digits@1"}, "start must be"),
+        ({"start": 1}, "start must be"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
@@ -75,6 +79,15 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
         find_recipe(str(path))
     with pytest.raises(RecipeError, match=r"missing\.toml cannot be read: No such file"):
         find_recipe(str(tmp_path / "missing.toml"))
+
+
+def test_what_changed_since_an_older_recipe_leaves_out_settings_that_are_newer() -> None:
+    older = recipe_of().to_dict()
+    del older["start"], older["training"]["annealing"]
+    assert recipe_of().change_since(older) == ""
+    assert recipe_of(training={"annealing": True}).change_since(older) == (
+        "training.annealing was False and now is True"
+    )
 
 
 def test_the_first_difference_of_two_recipes_is_named() -> None:

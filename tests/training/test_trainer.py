@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from training.datasets import Dataset
 from training.recipe import Recipe, RecipeError
+from training.runs import Run
 from training.trainer import Trainer
+from vampprior.checkpoint import CheckpointError, load_checkpoint
 
 CPU = torch.device("cpu")
 MetricsOf = Callable[[Path], list[dict[str, float]]]
@@ -86,6 +88,24 @@ def test_the_kl_weight_rises_to_one_over_the_warm_up(trainer: Trainer) -> None:
     assert [trainer.run_epoch().kl_weight for _ in range(3)] == [0.5, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("annealing", [False, True])
+def test_the_learning_rate_stays_or_falls_linearly(
+    annealing: bool, recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = with_training(recipe, annealing=annealing, learning_rate=4e-3)
+    trainer = Trainer(recipe, digits, tmp_path, CPU)
+    rates = []
+    for _ in range(2):
+        trainer.run_epoch()
+        rates += {group["lr"] for group in trainer.optimizer.param_groups}
+    trainer = Trainer(recipe, digits, tmp_path, CPU)
+    trainer.resume()
+    while not trainer.finished:
+        trainer.run_epoch()
+        rates += {group["lr"] for group in trainer.optimizer.param_groups}
+    assert rates == pytest.approx([4e-3, 3e-3, 2e-3, 1e-3] if annealing else [4e-3] * 4)
+
+
 def test_training_raises_the_bound_on_real_digits(recipe: Recipe, digits: Dataset, tmp_path: Path) -> None:
     recipe = with_training(recipe, max_epochs=15, learning_rate=2e-3)
     trainer = Trainer(recipe, digits, tmp_path, CPU)
@@ -95,6 +115,13 @@ def test_training_raises_the_bound_on_real_digits(recipe: Recipe, digits: Datase
     baseline = np.where(digits.valid, np.log(frequency), np.log1p(-frequency)).sum(axis=(1, 2, 3)).mean()
     assert lines[-1].train_elbo > lines[0].train_elbo + 5
     assert lines[-1].valid_elbo > baseline
+
+
+def test_a_bound_of_several_samples_is_above_the_elbo(recipe: Recipe, digits: Dataset, tmp_path: Path) -> None:
+    trainer = Trainer(with_training(recipe, importance_samples=5), digits, tmp_path, CPU)
+    for line in [trainer.run_epoch() for _ in range(2)]:
+        assert line.train_elbo > line.train_reconstruction - line.train_kl + 0.1
+        assert line.valid_elbo > line.valid_reconstruction - line.valid_kl + 0.1
 
 
 def test_a_bound_is_its_reconstruction_less_its_kl(trainer: Trainer) -> None:
@@ -122,6 +149,35 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(
     ours, theirs = (load_file(tmp_path / name / "state.safetensors") for name in ("parts", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_training_starts_with_the_weights_of_a_checkpoint(
+    checkpoint: Path, recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    run = Run(replace(recipe, start="tiny@1"), "2", tmp_path / "runs", tmp_path / "store")
+    trainer = run.start(digits, CPU)
+    started, _ = load_checkpoint(checkpoint)
+    for weights in (trainer.model.state_dict(), trainer.average.module.state_dict(), trainer.best_weights):
+        for name, tensor in started.state_dict().items():
+            assert torch.equal(weights[name], tensor)
+    trainer.run_epoch()
+    assert not torch.equal(trainer.model.p_x.pixels.bias, started.p_x.pixels.bias)
+    assert trainer.summary()["recipe"]["start"] == "tiny@1"
+    again = run.resume(digits, CPU)
+    assert torch.equal(again.model.p_x.pixels.bias, trainer.model.p_x.pixels.bias)
+
+
+def test_a_start_of_another_model_is_refused(checkpoint: Path, recipe: Recipe, digits: Dataset, tmp_path: Path) -> None:
+    recipe = replace(recipe, start="tiny@1", model=replace(recipe.model, hidden_dim=20))
+    with pytest.raises(RecipeError, match="tiny@1 is another model: hidden_dim was 16 and now is 20"):
+        Run(recipe, "2", tmp_path / "runs", tmp_path / "store").start(digits, CPU)
+
+
+def test_a_start_that_is_not_there_says_what_is(
+    checkpoint: Path, recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint 'tiny@7' in .*; there are: tiny@1"):
+        Run(replace(recipe, start="tiny@7"), "2", tmp_path / "runs", tmp_path / "store").start(digits, CPU)
 
 
 def test_epochs_after_the_saved_state_are_forgotten(trainer: Trainer, recipe: Recipe, digits: Dataset) -> None:

@@ -151,17 +151,25 @@ def reference(card: Card) -> str:
 
 def beyond_the_paper(card: Card) -> str:
     """What the training had that the paper's has not; empty if nothing."""
-    known, start = _settings(card), _settings(card, "pseudo_inputs")
-    parts = [f"{words} {known[key]}" for key, words in BEYOND.items() if number(known, key)]
+    known, pseudo_inputs = _settings(card), _settings(card, "pseudo_inputs")
+    start, draws = _recipe(card).get("start"), number(known, "importance_samples") or 1
+    parts = [f"weights of {start}"] if start else []
+    parts += [f"{draws:.0f}-sample bound"] if draws > 1 else []
+    parts += ["annealing"] if known.get("annealing") is True else []
+    parts += [f"{words} {known[key]}" for key, words in BEYOND.items() if number(known, key)]
     parts += ["bfloat16"] if known.get("precision") == "bfloat16" else []
-    parts += ["pseudo-inputs from images"] if start.get("init") == "data" else []
+    parts += ["pseudo-inputs from images"] if not start and pseudo_inputs.get("init") == "data" else []
     return ", ".join(parts)
+
+
+def _recipe(card: Card) -> Mapping[str, Any]:
+    recipe = card.training.get("recipe")
+    return recipe if isinstance(recipe, Mapping) else {}
 
 
 def _settings(card: Card, table: str = "training") -> Mapping[str, Any]:
     """A table of the recipe, as far as the card has one."""
-    recipe = card.training.get("recipe")
-    settings = recipe.get(table) if isinstance(recipe, Mapping) else None
+    settings = _recipe(card).get(table)
     return settings if isinstance(settings, Mapping) else {}
 
 

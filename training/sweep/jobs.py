@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from training.catalogue import find_recipe
 from training.datasets import DATASETS, data_directory
-from training.recipe import Recipe, RecipeError, first_difference
+from training.recipe import Recipe, RecipeError
 from training.report.paper import unit_of
 from training.report.results import score
 from training.runs import Run
@@ -130,5 +130,8 @@ def _result(card: Card, recipe: Recipe) -> str:
     unit, there = unit_of(card.model.likelihood), card.training.get("recipe")
     found = score(card, unit)
     text = "" if found is None else f"{unit.show(*found)} {unit.name}"
-    change = first_difference(there, recipe.to_dict()) if isinstance(there, Mapping) else ""
+    try:
+        change = recipe.change_since(there) if isinstance(there, Mapping) else ""
+    except RecipeError as error:
+        change = str(error)
     return f"{text}, with another recipe: {change}" if change else text

@@ -190,6 +190,12 @@ def test_a_cell_says_how_it_came_to_be(put_card: PutCard, tables: Tables) -> Non
         ({"training": {"weight_decay": "much"}, "pseudo_inputs": {"init": "noise"}}, ""),
         ({"pseudo_inputs": {"init": "data"}}, "pseudo-inputs from images"),
         ({"training": {"averaging": 0.9}, "pseudo_inputs": "data"}, "averaging 0.9"),
+        ({"start": "", "training": {"importance_samples": 1}}, ""),
+        (
+            {"start": "c@1", "training": {"importance_samples": 5, "annealing": True}},
+            "weights of c@1, 5-sample bound, annealing",
+        ),
+        ({"start": "c@1", "pseudo_inputs": {"init": "data"}}, "weights of c@1"),
     ],
 )
 def test_what_the_papers_training_has_not_is_said(

@@ -50,6 +50,13 @@ def test_a_skipped_checkpoint_of_another_recipe_is_told_apart(
     assert Job(str(recipe_file), replace(options, seed=7, version="2")).state is State.WAITING
 
 
+def test_a_card_whose_recipe_is_none_says_so(
+    options: Options, put_card: Callable[..., Card], recipe_file: Path
+) -> None:
+    put_card("tiny", training={"recipe": {"name": "tiny"}})
+    assert Job(str(recipe_file), options).note == "-85.00 ± 0.25 nats, with another recipe: a recipe needs a dataset"
+
+
 def test_a_damaged_card_fails_its_recipe(options: Options, checkpoint: Path, recipe_file: Path) -> None:
     (checkpoint / "card.json").write_text("{")
     job = Job(str(recipe_file), options)

@@ -1,0 +1,54 @@
+"""What training maximizes: the ELBO or, with several draws of the latents an image, the importance-weighted bound."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vampprior.distributions import Mixture
+from vampprior.models import LatentModel
+
+__all__ = ["Objective", "lower_bound"]
+
+
+class Objective(NamedTuple):
+    """A lower bound of log p(x) and its parts, in nats, per image; each tensor has shape (N,).
+
+    value:          what is maximized: the bound with the KL weighted
+    bound:          the same with a KL weight of 1
+    reconstruction: mean of log p(x | z) over the draws
+    kl:             mean of log q(z | x) - log p(z) over the draws
+    """
+
+    value: Tensor
+    bound: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+def lower_bound(
+    model: LatentModel,
+    x: Tensor,
+    noise: Tensor,
+    kl_weight: float | Tensor = 1.0,
+    mixture: Mixture | None = None,
+) -> Objective:
+    """The bound log 1/k sum_i w_i of k draws an image: x (N, C, H, W), noise (N, k, noise_dim).
+
+    One draw gives the ELBO (Eq. 2-3), more a tighter bound (Burda et al., 2016, Eq. 8).
+    """
+    if noise.shape[1] == 1:
+        value, reconstruction, kl = model.elbo(x, noise[:, 0], kl_weight, mixture)
+        return Objective(value, reconstruction - kl, reconstruction, kl)
+    mixture = model.prior_mixture() if mixture is None else mixture
+    context = tuple(part.unsqueeze(1) for part in model.condition(x))
+    reconstruction, kl = model.log_ratio(x.unsqueeze(1), context, noise, mixture)
+    value, bound = _log_mean_exp(reconstruction - kl_weight * kl), _log_mean_exp(reconstruction - kl)
+    return Objective(value, bound, reconstruction.mean(1), kl.mean(1))
+
+
+def _log_mean_exp(log_weights: Tensor) -> Tensor:
+    return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])
