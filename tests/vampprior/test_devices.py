@@ -1,0 +1,54 @@
+"""What a model computes stays on its device, and never waits there for a value: so it is as fit for a GPU as for a CPU.
+
+On the meta device, which has shapes and no values, an operation with a tensor that was left on the CPU raises an error,
+and so does a branch that hangs on a value.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+
+from vampprior import LatentModel, ModelConfig, build_model
+from vampprior.likelihood import log_importance_weights
+
+META = torch.device("meta")
+
+
+@pytest.fixture
+def elsewhere(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> LatentModel:
+    for module in ("distributions", "layers"):  # autocast knows no meta device
+        monkeypatch.setattr(f"vampprior.{module}.full_precision", lambda like: nullcontext())
+    return build_model(config).to(META)
+
+
+def empty(*shape: int) -> Tensor:
+    return torch.empty(shape, device=META)
+
+
+def test_training_stays_on_the_models_device(elsewhere: LatentModel, config: ModelConfig) -> None:
+    elbo = elsewhere.elbo(empty(6, *config.image_shape), empty(6, elsewhere.noise_dim), torch.tensor(0.5, device=META))
+    elbo.value.mean().backward()
+    assert {p.grad.device for p in elsewhere.parameters() if p.grad is not None} == {META}
+
+
+@torch.no_grad()
+def test_inference_stays_on_the_models_device(elsewhere: LatentModel, config: ModelConfig) -> None:
+    model, x = elsewhere.eval(), empty(6, *config.image_shape)
+    mixture = model.prior_mixture()
+    log_weights = log_importance_weights(model, x, model.condition(x), empty(6, 9, model.noise_dim), mixture)
+    assert (log_weights.shape, log_weights.device) == ((6, 9), META)
+    top = next(iter(model.posteriors(x).values()))
+    assert mixture.responsibilities(top.mean).device == META
+
+
+@torch.no_grad()
+def test_sampling_stays_on_the_models_device(elsewhere: LatentModel, config: ModelConfig) -> None:
+    model = elsewhere.eval()
+    mixture = model.prior_mixture()
+    latents = model.descend(mixture.component(mixture.choose(empty(6))), empty(6, model.noise_dim))
+    drawn = model.draw_image(latents, empty(6, config.num_pixels))
+    assert (drawn.shape, drawn.device) == ((6, *config.image_shape), META)
