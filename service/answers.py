@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -12,7 +14,7 @@ from fastapi import Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from service.images import encode_npy, encode_png, enlarge, sheet_png
+from service.images import encode_npy, encode_png, sheet_png, sheet_size
 from service.schemas import ImagesAnswer
 from service.store import LoadedModel
 
@@ -72,10 +74,17 @@ class Layout:
         """Of the response."""
         return MEDIA_TYPES[self.format]
 
+    def pixels(self, shape: Sequence[int]) -> int:
+        """Pixels of a PNG of images of that shape, (N, C, H, W)."""
+        count, _, height, width = shape
+        if count <= 1:
+            return count * height * width * self.scale**2
+        return math.prod(sheet_size(shape, columns=self.columns, scale=self.scale))
+
     def render(self, images: NDArray[np.float32], loaded: LoadedModel, seed: int | None = None) -> bytes:
         """A body of images (N, C, H, W); slow enough to belong into a worker thread."""
         if self.format == "png" and len(images) == 1:  # without a sheet's margin, so that it can be sent back
-            return encode_png(enlarge(images[0], self.scale))
+            return encode_png(images[0], scale=self.scale)
         if self.format == "png":
             return sheet_png(images, columns=self.columns, scale=self.scale)
         if self.format == "npy":

@@ -15,6 +15,8 @@ __all__ = ["Delivery", "Parcel", "Waiter", "fail"]
 logger = logging.getLogger(__name__)
 
 RENDERERS = 2
+SMALL_ROWS = 16
+"""Results of more rows are rendered by themselves."""
 WAKE_SECONDS = 0.01
 """Answers that are ready go out after so long, though others of their batch are not. Clients that hear together ask
 together again: after 2 ms the batches of 64 clients fell apart, and a third fewer samples were answered."""
@@ -46,10 +48,11 @@ class Waiter:
 
 @dataclass(frozen=True)
 class Parcel:
-    """Who waits, and what gives the result."""
+    """Who waits, what gives the result, and of how many rows."""
 
     waiter: Waiter
     result: Callable[[], object]
+    rows: int
 
     def open(self) -> Outcome:
         """The result, and what `then` makes of it, unless nobody waits any more."""
@@ -64,15 +67,38 @@ class Parcel:
 
 
 class Delivery:
-    """Takes results from the compute thread, which goes on at once."""
+    """Takes results from the compute thread, which goes on at once.
 
-    def __init__(self, name: str) -> None:
+    delivered: called, in a rendering thread, with the number of parcels whose waiters are about to be woken
+    """
+
+    def __init__(self, name: str, delivered: Callable[[int], None]) -> None:
         self._renderers = ThreadPoolExecutor(RENDERERS, thread_name_prefix=f"render-{name}")
+        self._delivered = delivered
 
     def send(self, parcels: Sequence[Parcel]) -> None:
-        """Render the results and wake who waits for them."""
-        if parcels:
-            self._renderers.submit(_render, parcels)
+        """Render the results and wake who waits for them; small ones do not wait for large ones of their batch."""
+        small = [parcel for parcel in parcels if parcel.rows <= SMALL_ROWS]
+        for group in (small, *([parcel] for parcel in parcels if parcel.rows > SMALL_ROWS)):
+            try:
+                if group:
+                    self._renderers.submit(self._render, group)
+            except RuntimeError:  # closed meanwhile
+                fail([parcel.waiter for parcel in group], asyncio.CancelledError())
+
+    def _render(self, parcels: Sequence[Parcel]) -> None:
+        ready: list[tuple[Waiter, Outcome]] = []
+        woken = time.perf_counter()
+        for parcel in parcels:
+            ready.append((parcel.waiter, parcel.open()))
+            if time.perf_counter() - woken > WAKE_SECONDS:
+                self._wake(ready)
+                ready, woken = [], time.perf_counter()
+        self._wake(ready)
+
+    def _wake(self, ready: Sequence[tuple[Waiter, Outcome]]) -> None:
+        self._delivered(len(ready))
+        _wake(ready)
 
     def close(self) -> None:
         """Take nothing more; what was taken is still delivered."""
@@ -82,17 +108,6 @@ class Delivery:
 def fail(waiters: Sequence[Waiter], failure: BaseException) -> None:
     """Tell all of them why there is no result; from any thread."""
     _wake([(waiter, (None, failure)) for waiter in waiters])
-
-
-def _render(parcels: Sequence[Parcel]) -> None:
-    ready: list[tuple[Waiter, Outcome]] = []
-    woken = time.perf_counter()
-    for parcel in parcels:
-        ready.append((parcel.waiter, parcel.open()))
-        if time.perf_counter() - woken > WAKE_SECONDS:
-            _wake(ready)
-            ready, woken = [], time.perf_counter()
-    _wake(ready)
 
 
 def _wake(told: Sequence[tuple[Waiter, Outcome]]) -> None:

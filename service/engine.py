@@ -41,7 +41,7 @@ class Engine:
 
     name:         of the model, for metrics
     load:         makes the model's runtime; runs in the compute thread, like all torch code
-    queue_length: jobs that may wait or run
+    queue_length: jobs that may wait, run or be rendered
     queued_rows:  rows that may wait or run
     """
 
@@ -63,7 +63,7 @@ class Engine:
         self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gatherer[_Ticket]] = WeakKeyDictionary()
         self._wake = threading.Condition()
         self._closed = False
-        self._delivery = Delivery(name)
+        self._delivery = Delivery(name, self._release)
         self._jobs = self._rows = 0
         self.runtime: Future[Runtime] = Future()
         """The loaded model, or why it could not be loaded."""
@@ -88,6 +88,16 @@ class Engine:
         finally:
             ticket.cancelled = True  # no matter to one that was answered
 
+    async def render(self, make: Callable[[], Answer]) -> Answer:
+        """What `make` returns, in a thread that renders; it counts as a job.
+
+        Raises `Overloaded` if the queue is full.
+        """
+        waiter = Waiter(None)
+        self._reserve(rows=0)
+        self._delivery.send([Parcel(waiter, make, rows=1)])
+        return cast("Answer", await waiter.future)
+
     def close(self, timeout: float) -> None:
         """Stop after the current chunk; jobs still waiting are cancelled."""
         with self._wake:
@@ -97,16 +107,24 @@ class Engine:
         self._delivery.close()
 
     def _admit(self, ticket: _Ticket) -> None:
-        rows = ticket.job.rows
+        self._reserve(ticket.job.rows)
+        loop = ticket.waiter.loop
+        if loop not in self._gatherers:
+            self._gatherers[loop] = Gatherer(self._queue)
+        self._gatherers[loop].add(ticket)
+
+    def _reserve(self, rows: int) -> None:
+        """Count one job more, of so many rows, if there is room for it."""
         with self._wake:
             full = self._jobs >= self._queue_length or self._rows + rows > self._queued_rows
             if full or self._closed:
                 raise Overloaded(f"{self._jobs} jobs with {self._rows} rows wait for this model; try again shortly")
             self._count(1, rows)
-        loop = ticket.waiter.loop
-        if loop not in self._gatherers:
-            self._gatherers[loop] = Gatherer(self._queue)
-        self._gatherers[loop].add(ticket)
+
+    def _release(self, jobs: int) -> None:
+        """Count off jobs whose answers are on their way."""
+        with self._wake:
+            self._count(-jobs, 0)
 
     def _queue(self, tickets: list[_Ticket]) -> None:
         with self._wake:
@@ -169,7 +187,7 @@ class Engine:
 
     def _advance(self, runtime: Runtime, queue: deque[_Ticket], batch: list[_Ticket], max_rows: int) -> None:
         jobs = [ticket.job for ticket in batch]
-        operation, before = jobs[0].operation, sum(job.rows for job in jobs)
+        operation, before = jobs[0].operation, [job.rows for job in jobs]
         started = time.perf_counter()
         failure: Exception | None = None
         try:
@@ -177,24 +195,29 @@ class Engine:
         except Exception as error:
             logger.exception("%s of model %s failed", operation, self.name)
             failure = error
-        seconds, computed = time.perf_counter() - started, before - sum(job.rows for job in jobs)
+        seconds = time.perf_counter() - started
+        advanced: list[_Ticket] = []
+        untouched: list[_Ticket] = []  # for which there was no room
+        for ticket, rows in zip(batch, before, strict=True):
+            (advanced if failure or ticket.job.rows < rows else untouched).append(ticket)
+        computed = sum(before) - sum(job.rows for job in jobs)
         self.metrics.batch_rows.labels(self.name, operation).observe(computed)
-        done = [ticket for ticket in batch if failure or not ticket.job.rows]
-        left = [ticket for ticket in batch if not failure and ticket.job.rows]
-        for ticket in batch:
+        done = [ticket for ticket in advanced if failure or not ticket.job.rows]
+        left = [ticket for ticket in advanced if not failure and ticket.job.rows]
+        for ticket in advanced:
             ticket.started = ticket.started or started
             ticket.compute_seconds += seconds
         with self._wake:
-            if left and left[0].job.light:
-                queue.extendleft(reversed(left))  # light jobs keep their place
-            else:
-                queue.extend(left)  # heavy ones go to the back, which shares the machine fairly
-            self._count(-len(done), -computed - sum(ticket.job.rows for ticket in done))
+            queue.extendleft(reversed(untouched))
+            # what has had its turn goes to the back, which shares the machine fairly
+            queue.extend(left)
+            self._count(0, -computed - sum(ticket.job.rows for ticket in done))
         self._observe(done, "error" if failure else "ok")
         if failure:
+            self._release(len(done))
             fail([ticket.waiter for ticket in done], failure)
         else:
-            self._delivery.send([Parcel(ticket.waiter, ticket.job.result) for ticket in done])
+            self._delivery.send([Parcel(ticket.waiter, ticket.job.result, ticket.rows) for ticket in done])
 
     def _observe(self, tickets: Sequence[_Ticket], outcome: str) -> None:
         """Count jobs of one operation that ended alike."""
@@ -214,7 +237,7 @@ class _Ticket:
     """A job in the queue, and who waits for it."""
 
     def __init__(self, job: AnyJob, waiter: Waiter) -> None:
-        self.job, self.waiter = job, waiter
+        self.job, self.waiter, self.rows = job, waiter, job.rows
         self.cancelled = False
         self.admitted = time.perf_counter()
         self.started: float | None = None

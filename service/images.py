@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from service.errors import BadImage, TooLarge, UnsupportedMediaType, WrongSize
 
-__all__ = ["contact_sheet", "decode_png", "encode_npy", "encode_png", "enlarge", "fit_to_model", "sheet_png"]
+__all__ = ["contact_sheet", "decode_png", "encode_npy", "encode_png", "fit_to_model", "sheet_png", "sheet_size"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6  # colour types of PNG
@@ -23,7 +24,7 @@ PASSES = {  # left, top, step right and step down of the passes in which pixels 
     1: ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 }
 MAX_CHUNKS = 100_000  # encoders write one per 4 to 64 KiB
-GAP = 0.25  # dark gray between the images of a contact sheet
+GAP = 64  # dark gray between the images of a contact sheet
 
 
 def decode_png(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
@@ -75,49 +76,36 @@ def fit_to_model(
     return ~values if invert else values
 
 
-def encode_png(image: NDArray[np.floating]) -> bytes:
+def encode_png(image: NDArray[np.floating], *, scale: int = 1) -> bytes:
     """PNG of an image of shape (C, H, W), C = 1 or 3, with values in [0, 1]; of one bit if all are black or white.
 
-    Written here, unfiltered, since Pillow takes three times as long for an image of 28 x 28: as long as the whole of
-    drawing it.
+    `scale` makes each pixel a square of so many pixels.
     """
-    channels, height, width = image.shape
-    levels = (image * 256).clip(0, 255).astype(np.uint8)  # the bins of the discretized logistic
-    rows = levels.transpose(1, 2, 0).reshape(height, width * channels)
-    depth = 8
-    if channels == 1 and not (rows % 255).any():
-        rows, depth = np.packbits(rows, axis=1), 1
-    filtered = np.zeros((height, 1 + rows.shape[1]), np.uint8)  # each row after the number of its filter, 0: none
-    filtered[:, 1:] = rows
-    header = struct.pack(">IIBBBBB", width, height, depth, GRAY if channels == 1 else RGB, 0, 0, 0)
-    pixels = zlib.compress(filtered.tobytes(), 1)  # fast: the default takes several times as long for a few per cent
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    return _write_png(_enlarge(_levels(image), scale))
 
 
-def enlarge(images: NDArray[np.floating], scale: int) -> NDArray[np.floating]:
-    """Images of shape (..., H, W), each pixel become a square of `scale` pixels: (..., scale H, scale W)."""
-    return images.repeat(scale, axis=-2).repeat(scale, axis=-1)
+def contact_sheet(images: NDArray[np.floating], *, columns: int, scale: int, padding: int = 2) -> NDArray[np.uint8]:
+    """Gray levels (C, H', W') of images (N, C, H, W) in rows of `columns`, enlarged, `padding` pixels apart."""
+    count, channels, height, width = images.shape
+    sheet = np.full((channels, *sheet_size(images.shape, columns=columns, scale=scale, padding=padding)), GAP, np.uint8)
+    for index, image in enumerate(_levels(images)):
+        row, column = divmod(index, min(columns, count))
+        top, left = padding + row * (height * scale + padding), padding + column * (width * scale + padding)
+        sheet[:, top : top + height * scale, left : left + width * scale] = _enlarge(image, scale)
+    return sheet
 
 
-def contact_sheet(images: NDArray[np.floating], *, columns: int, scale: int, padding: int = 2) -> NDArray[np.floating]:
-    """Images of shape (N, C, H, W) in rows of `columns`, enlarged by `scale`, `padding` pixels apart: (C, H', W')."""
-    tiles = enlarge(images, scale)
-    count, channels, height, width = tiles.shape
+def sheet_size(shape: Sequence[int], *, columns: int, scale: int, padding: int = 2) -> tuple[int, int]:
+    """Height and width of the contact sheet of images of that shape, (N, C, H, W)."""
+    count, _, height, width = shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.full(
-        (channels, rows * (height + padding) + padding, columns * (width + padding) + padding), GAP, images.dtype
-    )
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, columns)
-        top, left = padding + row * (height + padding), padding + column * (width + padding)
-        sheet[:, top : top + height, left : left + width] = tile
-    return sheet
+    return rows * (height * scale + padding) + padding, columns * (width * scale + padding) + padding
 
 
 def sheet_png(images: NDArray[np.floating], *, columns: int, scale: int, padding: int = 2) -> bytes:
     """PNG of the contact sheet of images of shape (N, C, H, W)."""
-    return encode_png(contact_sheet(images, columns=columns, scale=scale, padding=padding))
+    return _write_png(contact_sheet(images, columns=columns, scale=scale, padding=padding))
 
 
 def encode_npy(array: NDArray[np.generic]) -> bytes:
@@ -125,6 +113,34 @@ def encode_npy(array: NDArray[np.generic]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def _levels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The gray level of each value: the bins of the discretized logistic."""
+    return (images * 256).clip(0, 255).astype(np.uint8)
+
+
+def _enlarge(levels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Images of shape (..., H, W), each pixel become a square of `scale` pixels: (..., scale H, scale W)."""
+    return levels if scale == 1 else levels.repeat(scale, axis=-2).repeat(scale, axis=-1)
+
+
+def _write_png(levels: NDArray[np.uint8]) -> bytes:
+    """PNG of gray levels or colours, (C, H, W).
+
+    Written here, unfiltered, since Pillow takes three times as long for an image of 28 x 28: as long as the whole of
+    drawing it.
+    """
+    channels, height, width = levels.shape
+    rows = levels.transpose(1, 2, 0).reshape(height, width * channels)
+    depth = 8
+    if channels == 1 and not (rows[0] % 255).any() and not (rows % 255).any():
+        rows, depth = np.packbits(rows, axis=1), 1
+    filtered = np.zeros((height, 1 + rows.shape[1]), np.uint8)  # each row after the number of its filter, 0: none
+    filtered[:, 1:] = rows
+    header = struct.pack(">IIBBBBB", width, height, depth, GRAY if channels == 1 else RGB, 0, 0, 0)
+    pixels = zlib.compress(filtered.data, 1)  # fast: the default takes several times as long for a few per cent
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
         le=80_000_000,
         description="Pixels of one uploaded image before resizing; more are answered 413.",
     )
+    max_answer_pixels: int = Field(
+        default=16_000_000, ge=1, description="Pixels of a PNG that goes out; more are answered 422."
+    )
     max_num_samples: int = Field(
         default=100_000, ge=1, description="Importance samples an image; more are answered 422."
     )

@@ -86,6 +86,8 @@ class ModelStore:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
+        # before any model computes: threads that come while one does start with the number that it computes with
+        self._threads = settings.threads or available_threads()
         self._answering: dict[str, LoadedModel] = {}  # by `name@version`, and the newest of each name by `name`
         self.models: list[LoadedModel] = []
         """Loaded models by name, the newest version of each name first."""
@@ -125,7 +127,7 @@ class ModelStore:
         device = _device(self._settings.device)
         engine = Engine(
             reference,
-            lambda: _load_runtime(folder, device, self._settings.threads),
+            lambda: _load_runtime(folder, device, self._threads),
             queue_length=self._settings.queue_length,
             queued_rows=self._settings.queued_rows,
             metrics=self._metrics,
@@ -202,7 +204,7 @@ def _device(name: str) -> torch.device:
 def _load_runtime(folder: Path, device: torch.device, threads: int) -> Runtime:
     model, _ = load_checkpoint(folder)
     model = model.to(device)
-    crew = crew_of((threads or available_threads()) if device.type == "cpu" else 1)
+    crew = crew_of(threads if device.type == "cpu" else 1)
     torch.set_num_threads(crew.size)
     with torch.inference_mode():
         runtime = Runtime(model, model.prior_mixture(), device, crew)

@@ -105,7 +105,7 @@ async def _read_files(request: Request, max_images: int) -> list[tuple[str, byte
         body = await request.body()
         return [("image", body)] if body else []
     if media_type == "application/json":
-        return _read_json(await request.body())
+        return await run_in_threadpool(_read_json, await request.body())
     raise UnsupportedMediaType(
         f"the body is {media_type or 'of no type'}; send multipart/form-data with a PNG in `file`, a raw image/png "
         "body, or application/json with base64 PNGs in `images`"

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from service.answers import ImageFormat, Layout, choose_format
 from service.cache import Cache
+from service.errors import BadParameter
 from service.metrics import Metrics
 from service.routes.query import QueryModel
 from service.settings import Settings
@@ -66,9 +67,16 @@ class LayoutQuery(ModelQuery):
     columns: int = Field(10, ge=1, le=64, description="Images in a row of a contact sheet.")
     scale: int = Field(1, ge=1, le=16, description="Enlarges a PNG by whole pixels.")
 
-    def layout(self, request: Request) -> Layout:
-        """The format that parameter and header ask for, and its settings."""
-        return Layout(choose_format(request, self.format), self.columns, self.scale)
+    def layout(self, request: Request, num_images: int) -> Layout:
+        """The format that parameter and header ask for, and its settings; raises `BadParameter` for too large a PNG."""
+        layout = Layout(choose_format(request, self.format), self.columns, self.scale)
+        pixels = layout.pixels((num_images, *self.loaded(request).card.model.image_shape))
+        most = service_of(request).settings.max_answer_pixels
+        if layout.format == "png" and pixels > most:
+            raise BadParameter(
+                f"the PNG would have {pixels:,} pixels, this service makes at most {most:,}; lower `scale`"
+            )
+        return layout
 
 
 class UploadQuery(ModelQuery):

@@ -9,7 +9,6 @@ import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 from numpy.typing import NDArray
 from pydantic import Field
-from starlette.concurrency import run_in_threadpool
 
 from service.answers import Layout, answer, image_response, model_json, rounded
 from service.cache import cache_key
@@ -52,8 +51,6 @@ async def gallery(request: Request, query: Annotated[GalleryQuery, Query()]) -> 
     loaded, offset = query.loaded(request), query.offset
     order = np.argsort(-loaded.weights, kind="stable") if query.sort == "weight" else np.arange(loaded.num_components)
     chosen = [int(index) for index in order[offset : offset + query.limit]]
-    if not chosen and query.layout(request).format == "png":
-        raise PseudoInputNotFound(f"the gallery of {loaded.reference} ends before offset {offset}")
     return await _show(request, query, loaded, chosen, offset)
 
 
@@ -71,13 +68,15 @@ async def one(
 async def _show(
     request: Request, query: PseudoInputQuery, loaded: LoadedModel, chosen: Sequence[int], offset: int
 ) -> Response:
-    layout = query.layout(request)
+    layout = query.layout(request, len(chosen))
+    if not chosen and layout.format == "png":
+        raise PseudoInputNotFound(f"the gallery of {loaded.reference} ends before offset {offset}")
 
     async def compute() -> bytes:
         images = await _images(loaded, chosen)
         if query.stretch and layout.format == "png":
             images = images / np.maximum(images.max(axis=(1, 2, 3), keepdims=True), 1e-6)
-        return await run_in_threadpool(_render, loaded, layout, chosen, offset, images)
+        return await loaded.engine.render(lambda: _render(loaded, layout, chosen, offset, images))
 
     key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout, query.stretch)))
     body, hit = await service_of(request).cache.get_or_compute(key, compute)

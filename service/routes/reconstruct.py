@@ -33,8 +33,8 @@ async def reconstruct(request: Request, query: Annotated[ReconstructQuery, Query
     `mean` passes the posterior means through the decoder; `draw` draws the latents from the posterior and the pixels
     from the decoder, with `seed`. Binary models see the upload thresholded at one half, gray ones as it is.
     """
-    loaded, layout, images = query.loaded(request), query.layout(request), await query.images(request)
-    seed = query.seed
+    loaded, images, seed = query.loaded(request), await query.images(request), query.seed
+    layout = query.layout(request, len(images))
 
     async def compute() -> bytes:
         job = ReconstructJob(loaded.runtime.model, images.gray, seed=seed, draw=query.mode == "draw")

@@ -42,7 +42,7 @@ async def sample(request: Request, query: Annotated[SampleQuery, Query()]) -> Re
     The latents are drawn from the prior (for two layers z2 from the chosen component and z1 from p(z1 | z2)) and
     decoded. The first images of a seed are the same for every `n`.
     """
-    loaded, layout = query.loaded(request), query.layout(request)
+    loaded, layout = query.loaded(request), query.layout(request, query.n)
     component = None if query.pseudo_input is None else loaded.component(query.pseudo_input)
     seed = random_seed() if query.seed is None else query.seed
 

@@ -110,11 +110,46 @@ async def test_heavy_jobs_share_the_machine_in_turn(engine):
     assert Counting.log == [("plug",), ("x",), ("y",), ("x",), ("y",), ("x",)]
 
 
-async def test_unfinished_light_jobs_keep_their_place(engine):
+async def test_light_jobs_share_the_machine_in_turn(engine):
     tasks = await waiting(engine, Light("long", 2, key="long"), Light("late", 1, key="late"))
     Counting.gate.set()
     await asyncio.gather(*tasks)
-    assert Counting.log == [("plug",), ("long",), ("long",), ("late",)]
+    assert Counting.log == [("plug",), ("long",), ("late",), ("long",)]
+
+
+async def test_jobs_that_a_step_had_no_room_for_keep_their_place(engine):
+    class OneAtATime(Counting):
+        @classmethod
+        def advance(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> None:
+            super().advance(runtime, jobs[:1], max_rows)
+
+    tasks = await waiting(engine, OneAtATime("a", 2), OneAtATime("b", 2), OneAtATime("c", 1))
+    Counting.gate.set()
+    await asyncio.gather(*tasks)
+    assert Counting.log == [("plug",), ("a",), ("b",), ("c",), ("a",), ("b",)]
+
+
+async def test_a_job_takes_a_place_until_its_result_is_rendered(engine):
+    rendering, go_on = threading.Event(), threading.Event()
+
+    def render(steps: int) -> int:
+        rendering.set()
+        assert go_on.wait(60)
+        return 10 * steps
+
+    Counting.gate.set()
+    tasks = [asyncio.create_task(engine.run(Light(str(i), 1), render)) for i in range(5)]
+    tasks.append(asyncio.create_task(engine.render(lambda: render(2))))
+    assert await asyncio.to_thread(rendering.wait, 60)
+    while queued(engine) != (6, 0):  # the rows are computed
+        await asyncio.sleep(0.001)
+    with pytest.raises(Overloaded):
+        await engine.run(Light("one more", 1))
+    with pytest.raises(Overloaded):
+        await engine.render(lambda: 1)
+    go_on.set()
+    assert await asyncio.gather(*tasks) == [10] * 5 + [20]
+    assert queued(engine) == (0, 0)
 
 
 async def test_a_full_queue_refuses_one_more_and_admits_again_later(engine):

@@ -18,7 +18,6 @@ from service.images import (
     decode_png,
     encode_npy,
     encode_png,
-    enlarge,
     fit_to_model,
     sheet_png,
 )
@@ -348,7 +347,7 @@ def test_black_and_white_take_a_bit_a_pixel() -> None:
 
 
 def test_enlarging_makes_squares() -> None:
-    assert enlarge(np.array([[[1.0, 2.0]]]), 2).tolist() == [[[1, 1, 2, 2], [1, 1, 2, 2]]]
+    assert decode(encode_png(np.array([[[0.25, 0.5]]]), scale=2)).tolist() == [[64, 64, 128, 128], [64, 64, 128, 128]]
 
 
 def test_a_contact_sheet_shows_every_image_in_its_place() -> None:
@@ -357,8 +356,9 @@ def test_a_contact_sheet_shows_every_image_in_its_place() -> None:
     assert sheet.shape == (3, 2 * (8 + 1) + 1, 3 * (12 + 1) + 1)
     for index, image in enumerate(images):
         top, left = 1 + index // 3 * 9, 1 + index % 3 * 13
-        np.testing.assert_array_equal(sheet[:, top : top + 8 : 2, left : left + 12 : 2], image)
-        np.testing.assert_array_equal(sheet[:, top + 1 : top + 8 : 2, left + 1 : left + 12 : 2], image)
+        levels = np.floor(image * 256)
+        np.testing.assert_array_equal(sheet[:, top : top + 8 : 2, left : left + 12 : 2], levels)
+        np.testing.assert_array_equal(sheet[:, top + 1 : top + 8 : 2, left + 1 : left + 12 : 2], levels)
 
 
 def test_a_contact_sheet_is_no_wider_than_its_images() -> None:
@@ -369,7 +369,7 @@ def test_a_contact_sheet_is_no_wider_than_its_images() -> None:
 def test_the_png_of_a_sheet_is_of_the_sheet() -> None:
     images = np.random.default_rng(0).random((5, 1, 4, 6))
     pixels = decode(sheet_png(images, columns=2, scale=3))
-    np.testing.assert_array_equal(pixels, np.floor(contact_sheet(images, columns=2, scale=3)[0] * 256))
+    np.testing.assert_array_equal(pixels, contact_sheet(images, columns=2, scale=3)[0])
 
 
 def test_npy_is_read_without_pickle() -> None:
