@@ -24,6 +24,7 @@ from service.settings import Settings
 __all__ = ["Cache", "cache_key", "create_cache"]
 
 BREAK_SECONDS = 5.0  # how long a Redis that failed is left alone
+ENTRY_BYTES = 256  # what Python takes for an entry in memory besides the characters of its key and value
 MAX_CONNECTIONS = 32
 MAX_STORES = 64  # answers on their way to Redis at once; more are not stored
 
@@ -160,7 +161,7 @@ def _note_exception(task: asyncio.Task[bytes]) -> None:
 
 
 class MemoryStore:
-    """At most `max_bytes` of keys and values, each for `ttl` seconds; the longest unused leave first."""
+    """At most `max_bytes` of entries, each for `ttl` seconds; the longest unused leave first."""
 
     name = "memory"
 
@@ -202,7 +203,7 @@ class MemoryStore:
 
 
 def _size(key: str, value: bytes) -> int:
-    return len(key) + len(value)
+    return len(key) + len(value) + ENTRY_BYTES
 
 
 class RedisStore:

@@ -58,7 +58,8 @@ class ScoredImage(BaseModel):
     file: str = Field(description="Name of the uploaded file.", examples=["digit.png"])
     log_likelihood: float = Field(description="log p(x) in nats; higher is more likely.", examples=[-71.9])
     standard_error: float | None = Field(
-        description="Monte Carlo standard error of it, in nats; null for one sample.", examples=[0.05]
+        description="Monte Carlo standard error of it, in nats; null where the estimate hangs on a single sample.",
+        examples=[0.05],
     )
     bits_per_dim: float = Field(description="The same per pixel, in bits; lower is more likely.", examples=[0.13])
     elbo: float = Field(description="Evidence lower bound in nats, from the same samples.", examples=[-75.2])

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+import torch
 from limits import parse_many
 from pydantic import Field, RedisDsn, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -117,6 +118,9 @@ class Settings(BaseSettings):
     def _check_device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value, re.ASCII):
             raise ValueError(f"must be auto, cpu, cuda or cuda:N, not {value!r}")
+        kind, _, number = value.partition(":")
+        if kind == "cuda" and int(number or 0) >= (there := torch.cuda.device_count()):
+            raise ValueError(f"is {value}, but PyTorch finds {there or 'no'} GPU{'' if there == 1 else 's'} here")
         return value
 
     @field_validator("cache_url")

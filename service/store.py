@@ -59,18 +59,24 @@ class LoadedModel:
         """Components K of the prior."""
         return len(self.weights)
 
-    def component(self, pseudo_input: int) -> int:
+    def component(self, number: int) -> int:
+        """The number of a prior component; raises `PseudoInputNotFound` if there is none of that number."""
+        if not 0 <= number < self.num_components:
+            kind = "components" if self.pseudo_inputs is None else "pseudo-inputs"
+            raise PseudoInputNotFound(
+                f"{self.reference} has {kind} 0 to {self.num_components - 1}, none numbered {number}"
+            )
+        return number
+
+    def component_of(self, pseudo_input: int) -> int:
         """The prior component of a pseudo-input; raises `PseudoInputNotFound` if there is none of that number."""
         if self.pseudo_inputs is None:
             raise PseudoInputNotFound(
-                f"the prior of {self.reference} is {self.card.model.prior!r} and has no pseudo-inputs; "
-                "leave pseudo_input out to sample from the whole prior"
+                f"the prior of {self.reference} is {self.card.model.prior!r} and has no pseudo-inputs but "
+                f"{self.num_components} component{'s' if self.num_components > 1 else ''}, which GET /pseudo-inputs "
+                "shows decoded; leave pseudo_input out to sample from the whole prior"
             )
-        if not 0 <= pseudo_input < self.num_components:
-            raise PseudoInputNotFound(
-                f"{self.reference} has pseudo-inputs 0 to {self.num_components - 1}, none numbered {pseudo_input}"
-            )
-        return pseudo_input
+        return self.component(pseudo_input)
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ class ModelStore:
         self.loaded = True
         if not folders:
             logger.error("there is no checkpoint in %s", self._settings.model_store)
+        elif not self.ready:
+            logger.error("the default model %s is not there, only %s", self.default, self._known())
 
     async def _load_one(self, folder: Path, reference: str) -> LoadedModel:
         card = await asyncio.to_thread(read_card, folder)
@@ -171,8 +179,10 @@ class ModelStore:
             raise NotReady(f"the models are still loading, {wanted} among them", headers={"Retry-After": "1"})
         if refused := [refusal for refusal in self.refusals if _matches(wanted, refusal.reference)]:
             raise ModelNotFound(f"{wanted} was refused: {refused[0].reason}")
-        known = ", ".join(model.reference for model in self.models) or "none"
-        raise ModelNotFound(f"no model {wanted!r} is loaded; there are: {known}")
+        raise ModelNotFound(f"no model {wanted!r} is loaded; there are: {self._known()}")
+
+    def _known(self) -> str:
+        return ", ".join(model.reference for model in self.models) or "none"
 
     def is_default(self, model: LoadedModel) -> bool:
         """Whether the model answers requests that name none."""

@@ -12,7 +12,6 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from safetensors import SafetensorError
 
 from training.catalogue import SHAPE, find_recipe
@@ -24,6 +23,8 @@ from training.machine import DeviceChoice, prepare
 from training.options import DataDir, Device, RunsDir, Store, Threads
 from training.recipe import RecipeError
 from training.report.figures import app as figures
+from training.report.paper import unit_of
+from training.report.results import score
 from training.report.table import table
 from training.runs import Run
 from training.scoring import Plan
@@ -160,16 +161,21 @@ def data(
 @app.command()
 def models(store: Store = Path("model_store")) -> None:
     """List the checkpoints of a store with their metrics."""
-    table = Table("checkpoint", "data", "log-likelihood", "ELBO", "KL", "active units", "images", "epochs")
+    table = Table(
+        "checkpoint", "data", "log-likelihood", "ELBO (nats)", "KL (nats)", "active units", "images", "epochs"
+    )
+    problems: list[str] = []
     for folder in list_checkpoints(store):
         reference = f"{folder.parent.name}@{folder.name}"
         try:
             table.add_row(reference, *_describe(read_card(folder)))
         except CheckpointError as error:
-            table.add_row(reference, Text(str(error), style="red"))
-    if not table.rows:
+            problems.append(f"{reference}: {error}")
+    if not table.rows and not problems:
         raise CheckpointError(f"there is no checkpoint in {store}; `python -m training train` makes one")
     console.print(table)
+    for problem in problems:
+        console.print(problem, style="red", soft_wrap=True)
 
 
 app.command()(sweep)
@@ -182,12 +188,20 @@ def _describe(card: Card) -> list[str]:
         value = card.metrics.get(key, "")
         return f"{value:.2f}" if isinstance(value, float) else str(value)
 
-    score = (
-        f"{number('log_likelihood')} ± {number('log_likelihood_standard_error')}" if card.metrics else "not evaluated"
-    )
+    unit = unit_of(card.model.likelihood)
+    found = score(card, unit)
+    scored = f"{unit.show(*found)} {unit.name}" if found else "not evaluated"
     units = ", ".join(f"{layer} {count}" for layer, count in dict(card.metrics.get("active_units", {})).items())
     epochs = f"{card.training.get('best_epoch', '?')} of {card.training.get('epochs', '?')}"
-    return [str(card.dataset.get("name", "")), score, number("elbo"), number("kl"), units, number("num_images"), epochs]
+    return [
+        str(card.dataset.get("name", "")),
+        scored,
+        number("elbo"),
+        number("kl"),
+        units,
+        number("num_images"),
+        epochs,
+    ]
 
 
 def _sizes(dataset: Dataset) -> str:

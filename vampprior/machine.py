@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ import torch
 __all__ = ["available_threads", "device_name", "keep_freed_memory"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
-CPU_INFO, CPU_LIMIT = Path("/proc/cpuinfo"), Path("/sys/fs/cgroup/cpu.max")
+CPU_INFO, OWN_CGROUPS, CGROUPS = Path("/proc/cpuinfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def available_threads() -> int:
@@ -57,9 +58,31 @@ def _cpu_model() -> str:
 
 
 def _cgroup_cpus(otherwise: int) -> int:
-    """The CPU limit of this container, rounded up."""
+    """The least CPU limit of the control groups that this process is in, rounded up."""
+    limits = [limit for folder in _cgroups() if (limit := _cpu_limit(folder)) is not None]
+    return math.ceil(min(limits, default=otherwise))
+
+
+def _cgroups() -> Iterator[Path]:
+    """Folders of those control groups, of version 1 or 2, and of the groups above them."""
     try:
-        quota, period = CPU_LIMIT.read_text(encoding="ascii").split()
-        return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # no such limit ("max"), or not Linux
-        return otherwise
+        lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            root = CGROUPS / controllers
+            group = root / path.lstrip("/")
+            yield from (folder for folder in (group, *group.parents) if folder == root or root in folder.parents)
+
+
+def _cpu_limit(folder: Path) -> float | None:
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
+            if int(quota) > 0:
+                return int(quota) / int(period)
+        except (OSError, ValueError):  # there is no limit, which version 2 calls "max" and version 1 -1
+            continue
+    return None

@@ -24,6 +24,10 @@ from vampprior.likelihood import LogLikelihood
 
 __all__ = ["router"]
 
+MIN_EFFECTIVE = 2.0
+"""Effective samples below which an estimate hangs on a single one, and its error cannot be told."""
+HANGS_ON_ONE = " The estimate hangs on a single sample, and is too low rather than too high: ask for more."
+
 router = APIRouter(route_class=QueryRoute, tags=["images"], responses=PROBLEM_RESPONSES)
 
 
@@ -54,6 +58,9 @@ async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]
         most = service.settings.max_num_samples
         raise BadParameter(f"num_samples is {num_samples}; this service takes at most {most}")
 
+    if len(images) > service.settings.queue_length:
+        most = service.settings.queue_length
+        raise TooLarge(f"{len(images)} images are more than this service queues, {most}; send fewer at a time")
     if len(images) * num_samples > service.settings.queued_rows:
         raise TooLarge(
             f"{len(images)} images with {num_samples} samples each are more than this service queues, "
@@ -86,16 +93,18 @@ def _encode(score: LogLikelihood, loaded: LoadedModel) -> bytes:
 
 def describe_score(score: LogLikelihood, loaded: LoadedModel) -> dict[str, Any]:
     """One image's `ScoredImage`, without its name."""
-    value, error = score.value.item(), score.standard_error.item()
+    value, error, effective = (
+        number.item() for number in (score.value, score.standard_error, score.effective_sample_size)
+    )
     percentile = loaded.card.percentile(value)
     return {
         "log_likelihood": round(value, 4),
-        "standard_error": round(error, 4) if math.isfinite(error) else None,
+        "standard_error": round(error, 4) if effective >= MIN_EFFECTIVE and math.isfinite(error) else None,
         "bits_per_dim": round(-value / (loaded.card.model.num_pixels * math.log(2.0)), 5),
         "elbo": round(score.elbo.item(), 4),
-        "effective_sample_size": round(score.effective_sample_size.item(), 1),
+        "effective_sample_size": round(effective, 1),
         "percentile": None if percentile is None else round(percentile, 1),
-        "summary": _in_words(percentile),
+        "summary": _in_words(percentile) + ("" if effective >= MIN_EFFECTIVE else HANGS_ON_ONE),
     }
 
 
@@ -103,7 +112,7 @@ def _in_words(percentile: float | None) -> str:
     if percentile is None:
         return "This checkpoint was never evaluated, so there is nothing to compare with."
     if percentile <= 0.0:
-        return "Less likely than every one of the model's test images: unlike anything it was trained on."
+        return "Less likely than every one of the model's test images."
     if percentile >= 100.0:
         return "More likely than every one of the model's test images."
     return f"More likely than {percentile:.0f} % of the model's test images."

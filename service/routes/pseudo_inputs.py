@@ -60,7 +60,7 @@ async def one(
     query: Annotated[PseudoInputQuery, Query()],
     k: Annotated[int, Path(ge=0, description="Number of the pseudo-input.", openapi_examples={"one": {"value": 42}})],
 ) -> Response:
-    """One pseudo-input."""
+    """One pseudo-input, or for a prior that has none one component decoded at its mean."""
     loaded = query.loaded(request)
     return await _show(request, query, loaded, [loaded.component(k)], offset=k)
 

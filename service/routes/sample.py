@@ -43,7 +43,7 @@ async def sample(request: Request, query: Annotated[SampleQuery, Query()]) -> Re
     decoded. The first images of a seed are the same for every `n`.
     """
     loaded, layout = query.loaded(request), query.layout(request, query.n)
-    component = None if query.pseudo_input is None else loaded.component(query.pseudo_input)
+    component = None if query.pseudo_input is None else loaded.component_of(query.pseudo_input)
     seed = random_seed() if query.seed is None else query.seed
 
     async def compute() -> bytes:

@@ -160,11 +160,15 @@ def test_a_request_that_no_queue_could_hold_is_not_told_to_try_again(
     crowded: Any, problem: Any, pngs: list[bytes]
 ) -> None:
     problem(crowded.client.post("/loglik?num_samples=1001", files={"file": pngs[0]}), 413, "too-large")
+    three = [("file", png) for png in pngs[:3]]
+    body = problem(crowded.client.post("/loglik?num_samples=2", files=three), 413, "too-large")
+    assert body["detail"] == "3 images are more than this service queues, 2; send fewer at a time"
 
 
 def test_a_refusal_of_one_image_leaves_none_of_the_others_behind(crowded: Any, problem: Any, pngs: list[bytes]) -> None:
-    files = [("file", png) for png in pngs[:4]]
-    problem(crowded.client.post("/loglik?num_samples=200", files=files), 503, "overloaded")
+    files = [("file", png) for png in pngs[:2]]
+    with crowded.hold():
+        problem(crowded.client.post("/loglik?num_samples=200", files=files), 503, "overloaded")
     crowded.until(lambda: crowded.queued() == crowded.metric("vampprior_queue_rows") == 0)
 
 

@@ -109,14 +109,15 @@ def test_a_prior_without_pseudo_inputs_shows_its_components_decoded(
             read_npy(service.client.post(f"/sample?temperature=0&format=npy&seed={seed}").content)[0]
             for seed in range(3 * components)
         ]
+        ones = [service.client.get(f"/pseudo-inputs/{k}?format=json").json() for k in range(components)]
+        beyond = service.client.get(f"/pseudo-inputs/{components}").json()["detail"]
     assert (body["kind"], body["total"]) == ("decoded components", components)
     assert [item["weight"] for item in body["pseudo_inputs"]] == pytest.approx([1 / components] * components)
     for image in drawn:
         assert np.abs(shown - image).max(axis=(1, 2, 3)).min() < 1e-6
-
-
-def test_one_of_a_prior_that_has_none(client: httpx.Client, problem: Any) -> None:
-    problem(client.get("/pseudo-inputs/0?model=tiny-normal"), 404, "pseudo-input-not-found")
+    assert [item for one in ones for item in one["pseudo_inputs"]] == body["pseudo_inputs"]
+    assert {one["kind"] for one in ones} == {"decoded components"}
+    assert beyond == f"tiny@1 has components 0 to {components - 1}, none numbered {components}"
 
 
 def test_a_png_is_stretched_to_white_unless_told_otherwise(

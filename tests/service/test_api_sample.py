@@ -107,6 +107,22 @@ def test_gray_levels_are_drawn_on_the_grid_of_bytes(sample: Any) -> None:
     assert 0 <= levels.min() < 20 < 230 < levels.max() <= 255
 
 
+def test_a_png_beyond_the_limit_is_refused_before_it_is_made(serve: Any, problem: Any, pngs: list[bytes]) -> None:
+    with serve(max_answer_pixels=9 * 8 * 8) as service:
+        client = service.client
+        assert client.post("/sample?scale=3").status_code == 200
+        assert client.post("/sample?n=256&scale=16&format=json").status_code == 200
+        assert client.get("/pseudo-inputs/0?scale=3").status_code == 200
+        for answer in (
+            client.post("/sample?scale=4"),
+            client.post("/sample?n=4&scale=2"),
+            client.get("/pseudo-inputs?scale=2"),
+            client.get("/pseudo-inputs/0?scale=4"),
+            client.post("/reconstruct?scale=4", files={"file": pngs[0]}),
+        ):
+            assert "at most 576; lower `scale`" in problem(answer, 422, "bad-parameter")["detail"]
+
+
 @pytest.mark.parametrize("k", [6, 7, 2**40])
 def test_a_pseudo_input_that_is_not_there(client: httpx.Client, problem: Any, k: int) -> None:
     body = problem(client.post(f"/sample?pseudo_input={k}"), 404, "pseudo-input-not-found")
@@ -116,7 +132,7 @@ def test_a_pseudo_input_that_is_not_there(client: httpx.Client, problem: Any, k:
 def test_a_prior_without_pseudo_inputs_says_what_to_do(client: httpx.Client, problem: Any) -> None:
     response = client.post("/sample?model=tiny-normal&pseudo_input=0")
     detail = problem(response, 404, "pseudo-input-not-found")["detail"]
-    assert "no pseudo-inputs" in detail
+    assert "no pseudo-inputs but 1 component, which GET /pseudo-inputs shows decoded" in detail
     assert "leave pseudo_input out" in detail
     assert client.post("/sample?model=tiny-normal").status_code == 200
 

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from service.cache import BREAK_SECONDS, MAX_STORES, Cache, MemoryStore, RedisStore, cache_key, create_cache
+from service.cache import (
+    BREAK_SECONDS,
+    ENTRY_BYTES,
+    MAX_STORES,
+    Cache,
+    MemoryStore,
+    RedisStore,
+    cache_key,
+    create_cache,
+)
 from service.errors import BadImage, NotReady
 from service.metrics import Metrics
 from service.settings import Settings
@@ -119,7 +128,7 @@ async def test_a_value_lives_as_long_as_was_set() -> None:
 
 
 async def test_the_longest_unused_leaves_first() -> None:
-    store = MemoryStore(max_bytes=30, ttl=10, clock=Clock())
+    store = MemoryStore(max_bytes=3 * ENTRY_BYTES + 30, ttl=10, clock=Clock())
     store.put("a", b"123456789")
     store.put("b", b"123456789")
     store.put("c", b"123456789")
@@ -132,7 +141,7 @@ async def test_the_longest_unused_leaves_first() -> None:
 
 
 async def test_a_value_larger_than_the_memory_is_not_kept_and_drives_out_none() -> None:
-    store = MemoryStore(max_bytes=10, ttl=10, clock=Clock())
+    store = MemoryStore(max_bytes=ENTRY_BYTES + 10, ttl=10, clock=Clock())
     store.put("a", b"1")
     store.put("b", b"1234567890")
     assert await store.get("a") == b"1"
@@ -141,7 +150,7 @@ async def test_a_value_larger_than_the_memory_is_not_kept_and_drives_out_none() 
 
 async def test_replacing_and_expiring_give_their_bytes_back() -> None:
     clock = Clock()
-    store = MemoryStore(max_bytes=10, ttl=10, clock=clock)
+    store = MemoryStore(max_bytes=2 * ENTRY_BYTES + 10, ttl=10, clock=clock)
     for _ in range(5):
         store.put("a", b"12345678")
     clock.now = 10

@@ -64,6 +64,7 @@ def test_cache_urls_that_are_taken(monkeypatch: pytest.MonkeyPatch, value: str) 
         ("VAMP_QUEUE_LENGTH", "many"),
         ("VAMP_DEVICE", "gpu"),
         ("VAMP_DEVICE", "cuda:"),
+        ("VAMP_DEVICE", "cuda:99"),
         ("VAMP_DEFAULT_MODEL", "../secrets"),
         ("VAMP_DEFAULT_MODEL", "vamp@"),
         ("VAMP_LOG_LEVEL", "loud"),
@@ -89,6 +90,17 @@ def test_a_bad_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name:
     message = str(caught.value)
     assert name in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("there", "device", "good"), [(0, "cuda", False), (1, "cuda", True), (1, "cuda:1", False)])
+def test_a_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch, there: int, device: str, good: bool) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: there)
+    monkeypatch.setenv("VAMP_DEVICE", device)
+    if good:
+        assert load_settings().device == device
+        return
+    with pytest.raises(SettingsError, match=f"VAMP_DEVICE is {device}, but PyTorch finds {there or 'no'} GPU"):
+        load_settings()
 
 
 def test_all_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

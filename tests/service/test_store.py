@@ -54,6 +54,16 @@ async def test_versions_are_ordered_as_numbers(save_model: Any, tmp_path: Path, 
             assert store.resolve(f"tiny@{version}").card.version == version
 
 
+async def test_a_default_model_that_is_not_there_is_logged(
+    save_model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(tmp_path, "other", "1", seed=1)
+    async with opened(tmp_path) as store:
+        await store.load()
+        assert not store.ready
+    assert "the default model tiny is not there, only other@1" in caplog.text
+
+
 def rename(folder: Path) -> None:
     folder.rename(folder.with_name("3"))
 

@@ -11,13 +11,35 @@ import torch
 from vampprior import machine
 from vampprior.machine import available_threads, device_name
 
+V1 = "2:memory:/box\n4:cpu,cpuacct:/box/inner\n"
 
-@pytest.mark.parametrize(("limit", "threads"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 4), ("", 4)])
+
+@pytest.mark.parametrize(
+    ("groups", "files", "threads"),
+    [
+        ("0::/", {"cpu.max": "150000 100000"}, 2),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, 4),
+        ("0::/", {"cpu.max": ""}, 4),
+        ("0::/", {}, 4),
+        ("0::/user.slice/job", {"user.slice/job/cpu.max": "max 100000", "user.slice/cpu.max": "300000 100000"}, 3),
+        ("0::/user.slice/job", {"user.slice/job/cpu.max": "200000 100000", "user.slice/cpu.max": "300000 100000"}, 2),
+        ("0::/../elsewhere", {"cpu.max": "100000 100000"}, 1),
+        (V1, {"cpu,cpuacct/box/inner/cpu.cfs_quota_us": "-1", "cpu,cpuacct/box/inner/cpu.cfs_period_us": "100000"}, 4),
+        (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}, 3),
+        (None, {"cpu.max": "100000 100000"}, 4),
+    ],
+)
 def test_no_more_threads_than_the_container_may_use(
-    limit: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    groups: str | None, files: dict[str, str], threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cpu.max").write_text(limit)
-    monkeypatch.setattr(machine, "CPU_LIMIT", tmp_path / "cpu.max")
+    for name, content in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(content)
+    if groups is not None:
+        (tmp_path / "own").write_text(groups)
+    monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "groups")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4, 5}, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert available_threads() == threads
