@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import http, model, process, replicas, training
+from benchmarks import http, model, process, profiles, replicas, training
 from benchmarks.machine import Options
 from benchmarks.results import Result
 
@@ -35,6 +35,8 @@ FIGURES = {
     "cache-hit": Figure("POST /sample from Redis against constant bytes", http.cache_hit),
     "replicas": Figure("One process of the service against two that share its clients and threads", replicas.shared),
     "pixelcnn": Figure("Drawing from a PixelCNN against full passes", model.cached_pixels),
+    "profile-chunk": Figure("Where a chunk of a log-likelihood spends its time", profiles.chunk),
+    "profile-processors": Figure("What each thread takes of the processors, POST /loglik", profiles.processors),
     "training-step": Figure("A step of training against that of the paper's public code", training.step),
     "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
     "start": Figure("From the service's start until it is ready", process.start),
