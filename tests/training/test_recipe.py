@@ -25,6 +25,13 @@ def test_the_template_for_own_images_spells_out_the_defaults() -> None:
     assert template == Recipe(template.name, template.dataset)
 
 
+@pytest.mark.parametrize("path", sorted((RECIPES / "refined").glob("*.toml")), ids=lambda path: path.stem)
+def test_a_refining_recipe_starts_from_the_same_model(path: Path) -> None:
+    recipe = Recipe.from_toml(path)
+    assert recipe.start.startswith(f"{recipe.name}@")
+    assert recipe.model == find_recipe(recipe.name).model
+
+
 def test_plain_values_make_the_same_recipe() -> None:
     recipe = recipe_of(start="d@1", model={"z1_dim": 7}, training={"seed": 3}, pseudo_inputs={"mean": 0.05})
     assert Recipe.from_dict(recipe.to_dict()) == recipe
