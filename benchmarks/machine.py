@@ -53,14 +53,18 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Of the repository, with a plus if files differ from it."""
+    """Of the repository, with a plus if files differ from it other than the results themselves."""
     try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=True
+        changed = _git(
+            "status", "--porcelain", "--", ".", *(f":!benchmarks/{name}" for name in ("results", "RESULTS.md"))
         )
+        return _git("describe", "--always") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return told.stdout.strip()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _version(package: str) -> str | None:

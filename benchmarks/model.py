@@ -80,7 +80,9 @@ def cached_pixels(options: Options) -> Result:
     full = Series("sample_by_full_passes", "s", [seconds_of(lambda: model.p_x.sample_by_full_passes(*arguments))()])
     cached = Series("sample", "s", [seconds_of(lambda: model.p_x.sample(*arguments))()])
     speedup = ratio("speed over full passes", full, cached)
-    return Result([cached, full], [Claim(speedup, AtLeast(50.0))], {"images": NUM_DRAWN, "weights": "random", "rounds": 1})
+    return Result(
+        [cached, full], [Claim(speedup, AtLeast(50.0))], {"images": NUM_DRAWN, "weights": "random", "rounds": 1}
+    )
 
 
 def load_model_and_image(options: Options) -> tuple[HVAE, Tensor]:
