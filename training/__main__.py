@@ -96,7 +96,7 @@ def export(
 
 
 def _say_next(run: Run, trainer: Trainer, card: Card) -> None:
-    bound, store = run.recipe.training.bound_name, run.store
+    bound, store = run.recipe.training.bound_name("valid"), run.store
     there = store == Path("model_store")
     print(f"{run.checkpoint}: best validation {bound} {trainer.best_elbo:.2f} nats at epoch {trainer.best_epoch}")
     print("next:")

@@ -47,7 +47,7 @@ def show_training(console: Console) -> Iterator[ShowEpoch]:
 def _print_epoch(trainer: Trainer, metrics: EpochMetrics) -> None:
     settings = trainer.recipe.training
     print(
-        f"epoch {metrics.epoch}/{settings.max_epochs}  {settings.bound_name} train {metrics.train_elbo:.2f}"
+        f"epoch {metrics.epoch}/{settings.max_epochs}  {settings.bound_names} train {metrics.train_elbo:.2f}"
         f"  valid {metrics.valid_elbo:.2f}  KL {metrics.valid_kl:.2f}  KL weight {metrics.kl_weight:.2f}"
         f"  best {trainer.best_elbo:.2f} at {trainer.best_epoch}  epochs left {trainer.epochs_left}"
         f"  time left {_time_left(trainer, metrics)}",
@@ -61,7 +61,7 @@ def _epoch_table(trainer: Trainer, metrics: EpochMetrics) -> Table:
     table.add_column(style="bold")
     table.add_row("epoch", f"{metrics.epoch} of at most {settings.max_epochs}", f"{metrics.seconds:.1f} s")
     table.add_row("", "train", "validation", style="dim")
-    table.add_row(settings.bound_name, f"{metrics.train_elbo:.2f}", f"{metrics.valid_elbo:.2f} nats")
+    table.add_row(settings.bound_names, f"{metrics.train_elbo:.2f}", f"{metrics.valid_elbo:.2f} nats")
     table.add_row("KL", f"{metrics.train_kl:.2f}", f"{metrics.valid_kl:.2f} nats", f"weight {metrics.kl_weight:.2f}")
     table.add_row("best", "", Text(f"{trainer.best_elbo:.2f} nats", style="green"), f"epoch {trainer.best_epoch}")
     table.add_row("left", f"{trainer.epochs_left} epochs", _time_left(trainer, metrics), "unless it gets better")

@@ -19,7 +19,7 @@ TRAIN, VALID, BEST, WARMUP = "#4c78a8", "#e45756", "#333333", "#f2cf5b"
 
 
 def draw_curves(
-    history: Sequence[dict[str, Any]], path: Path, *, title: str, warmup_epochs: int, bound_name: str = "ELBO"
+    history: Sequence[dict[str, Any]], path: Path, *, title: str, warmup_epochs: int, bounds: str = "ELBO"
 ) -> None:
     """Picture of the bound and the KL of every epoch (nats per image), the warm-up shaded and the best epoch marked.
 
@@ -39,7 +39,7 @@ def draw_curves(
         clean(axes)
     label = f"best: {best['valid_elbo']:.2f} at epoch {best['epoch']}"
     elbo.plot([best["epoch"]], [best["valid_elbo"]], "o", color=BEST, markersize=5, label=label, zorder=3)
-    elbo.set(ylabel=f"{bound_name} (nats)", title=title)
+    elbo.set(ylabel=f"{bounds} (nats)", title=title)
     elbo.legend(loc="lower right", frameon=False)
     kl.set(ylabel="KL (nats)", xlabel="epoch", xlim=(0, max(2, epochs[-1])))
     kl.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -41,6 +41,8 @@ class Optimization:
                         this part of them; the paper has none
     importance_samples: draws of the latents an image; one, as in the paper, makes the bound that is trained the ELBO,
                         more the tighter one of Burda et al. (2016), at nearly as many times the cost
+    validation_samples: draws in the bound that is validated, if they are more than those: the more, the nearer it is to
+                        the log-likelihood
     averaging:          decay, per step, of a moving average of the weights (taken every tenth step), which is then what
                         is validated and kept; the paper keeps the weights themselves, which is 0
     """
@@ -56,10 +58,11 @@ class Optimization:
     compile: bool = False
     weight_decay: float = 0.0
     importance_samples: int = 1
+    validation_samples: int = 1
     averaging: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "patience", "importance_samples"):
+        for name in ("batch_size", "max_epochs", "patience", "importance_samples", "validation_samples"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"training.{name} must be at least 1, not {getattr(self, name)}")
         if self.warmup_epochs < 0:
@@ -76,9 +79,14 @@ class Optimization:
             raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
 
     @property
-    def bound_name(self) -> str:
-        """What people call the bound that is trained."""
-        return "ELBO" if self.importance_samples == 1 else f"{self.importance_samples}-sample bound"
+    def draws(self) -> dict[str, int]:
+        """Draws of the latents an image in the bound of each split, train and valid."""
+        return {"train": self.importance_samples, "valid": max(self.importance_samples, self.validation_samples)}
+
+    def bound_name(self, split: str) -> str:
+        """What people call the bound of a split."""
+        draws = self.draws[split]
+        return "ELBO" if draws == 1 else f"{draws}-sample bound"
 
     def kl_weight(self, epoch: int) -> float:
         """Weight of the KL in an epoch; the first is 1."""
@@ -87,6 +95,12 @@ class Optimization:
     def learning_rate_of(self, epoch: int) -> float:
         """Learning rate in an epoch; the first is 1."""
         return self.learning_rate * (1.0 - (epoch - 1) / self.max_epochs) if self.annealing else self.learning_rate
+
+    @property
+    def bound_names(self) -> str:
+        """What people call the bounds of both splits: one name if they have the same."""
+        train, valid = (self.bound_name(split) for split in self.draws)
+        return train if train == valid else f"{train}, validation {valid}"
 
     def epochs_left(self, epoch: int, best_epoch: int) -> int:
         """Epochs until training stops if the validation ELBO never again rises over that of the best epoch."""

@@ -92,7 +92,7 @@ class Run:
                 self.folder / CURVES_FILE,
                 title=f"{self.recipe.name}, version {self.version}",
                 warmup_epochs=self.recipe.training.warmup_epochs,
-                bound_name=self.recipe.training.bound_name,
+                bounds=self.recipe.training.bound_names,
             )
 
     def export(self, trainer: Trainer) -> Card:

@@ -30,6 +30,8 @@ Bounds = tuple[float, float, float]
 """The bound that is trained, reconstruction and KL: means over a split, in nats an image."""
 AVERAGE_EVERY = 10
 """Steps between two updates of the weights' moving average, whose own memory is a hundred times longer."""
+VALID_ROWS = 500
+"""Images times draws that are validated at once."""
 STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
 
 
@@ -37,7 +39,7 @@ STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
 class EpochMetrics:
     """One epoch in numbers: nats per image, seconds.
 
-    train_elbo, valid_elbo: the ELBO or, with several importance samples, their tighter bound
+    train_elbo, valid_elbo: the ELBO or, with several draws an image, their tighter bound
     """
 
     epoch: int
@@ -136,7 +138,7 @@ class Trainer:
         batches = torch.split(order, settings.batch_size)
         for step, batch in enumerate(batches, 1):
             x = self._view(images[batch], generator)
-            loss, sums = self._loss(x, self._noise(len(x), generator), weight)
+            loss, sums = self._loss(x, self._noise("train", len(x), generator), weight)
             torch.autograd.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -159,16 +161,16 @@ class Trainer:
         # the same noise every time, so that epochs differ by their weights alone
         generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
-        for batch in torch.split(self.valid_images, 500):
-            noise = self._noise(len(batch), generator)
+        for batch in torch.split(self.valid_images, max(1, VALID_ROWS // self.recipe.training.draws["valid"])):
+            noise = self._noise("valid", len(batch), generator)
             _, *parts = lower_bound(model, model.likelihood.from_bytes(batch), noise, mixture=mixture)
             totals += torch.stack([part.sum() for part in parts])
         elbo, reconstruction, kl = (totals / len(self.valid_images)).tolist()
         return elbo, reconstruction, kl
 
-    def _noise(self, images: int, generator: torch.Generator) -> Tensor:
-        """Noise (images, importance samples, noise_dim) for the latents."""
-        shape = (images, self.recipe.training.importance_samples, self.model.noise_dim)
+    def _noise(self, split: str, images: int, generator: torch.Generator) -> Tensor:
+        """Noise (images, draws, noise_dim) for the latents."""
+        shape = (images, self.recipe.training.draws[split], self.model.noise_dim)
         return torch.randn(shape, generator=generator, device=self.device)
 
     def _start_from(self, start: LatentModel) -> None:

@@ -33,7 +33,7 @@ def test_a_terminal_shows_how_training_stands(terminal: Console, trainer: Traine
 def test_a_bound_of_several_samples_is_not_called_an_elbo(
     terminal: Console, recipe: Recipe, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = replace(recipe, training=replace(recipe.training, importance_samples=3))
+    recipe = replace(recipe, training=replace(recipe.training, importance_samples=3, validation_samples=9))
     trainer = Trainer(recipe, digits, tmp_path / "run", torch.device("cpu"))
     metrics = trainer.run_epoch()
     for console in (terminal, Console(file=io.StringIO())):
@@ -41,7 +41,7 @@ def test_a_bound_of_several_samples_is_not_called_an_elbo(
             show(trainer, metrics)
     assert isinstance(terminal.file, io.StringIO)
     for shown in (terminal.file.getvalue(), capsys.readouterr().out):
-        assert "3-sample bound" in shown
+        assert "3-sample bound, validation 9-sample bound" in shown
         assert "ELBO" not in shown
 
 

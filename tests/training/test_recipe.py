@@ -58,6 +58,7 @@ def test_a_whole_number_is_taken_for_a_fraction() -> None:
         ({"training": {"max_epochs": True}}, "training.max_epochs must be of type int"),
         ({"training": {"batch_size": 0}}, "training.batch_size must be at least 1"),
         ({"training": {"importance_samples": 0}}, "training.importance_samples must be at least 1"),
+        ({"training": {"validation_samples": 0}}, "training.validation_samples must be at least 1"),
         ({"training": {"warmup_epochs": -1}}, "training.warmup_epochs must not be negative"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate must be positive"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate must be positive"),

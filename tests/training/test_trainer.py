@@ -124,6 +124,18 @@ def test_a_bound_of_several_samples_is_above_the_elbo(recipe: Recipe, digits: Da
         assert line.valid_elbo > line.valid_reconstruction - line.valid_kl + 0.1
 
 
+@pytest.mark.parametrize(("importance", "validation", "draws"), [(1, 1, 1), (5, 1, 5), (1, 7, 7), (3, 1000, 1000)])
+def test_validation_draws_no_less_than_training(
+    importance: int, validation: int, draws: int, recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = with_training(recipe, importance_samples=importance, validation_samples=validation)
+    assert recipe.training.draws == {"train": importance, "valid": draws}
+    few = replace(digits, train=digits.train[:100], valid=digits.valid[:8])
+    line = Trainer(recipe, few, tmp_path, CPU).run_epoch()
+    gap = line.valid_elbo - (line.valid_reconstruction - line.valid_kl)
+    assert gap == pytest.approx(0, abs=1e-4) if draws == 1 else gap > 0.1
+
+
 def test_a_bound_is_its_reconstruction_less_its_kl(trainer: Trainer) -> None:
     line = trainer.run_epoch()
     assert line.train_elbo == pytest.approx(line.train_reconstruction - line.train_kl, abs=1e-4)
