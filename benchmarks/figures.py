@@ -29,6 +29,9 @@ FIGURES = {
     "loglik-products": Figure("log p(x) of an image against its matrix products", model.against_matrix_products),
     "loglik-http": Figure("POST /loglik against the library's call", http.loglik_over_http),
     "loglik-alternatives": Figure("POST /loglik, 16 clients, against other servers", http.loglik_against_alternatives),
+    "loglik-alternatives-naive": Figure(
+        "POST /loglik, 16 clients, against the naive estimate in other servers", http.loglik_against_naive
+    ),
     "sample-alternatives": Figure("POST /sample, 64 clients, against other servers", http.sample_against_alternatives),
     "sample-constant": Figure("POST /sample, 64 clients, against constant bytes", http.sample_against_constant),
     "sample-beside-loglik": Figure("POST /sample while POST /loglik runs without pause", http.sample_beside_loglik),

@@ -19,6 +19,7 @@ from vampprior.likelihood import log_likelihood
 __all__ = [
     "cache_hit",
     "loglik_against_alternatives",
+    "loglik_against_naive",
     "loglik_over_http",
     "sample_against_alternatives",
     "sample_against_constant",
@@ -72,13 +73,20 @@ def sample_against_constant(options: Options) -> Result:
 
 
 def loglik_against_alternatives(options: Options) -> Result:
-    """Log-likelihoods to several clients at once, against the library's and the naive estimate in other servers."""
-    ours, *theirs = _load_in_turn([OUR_SCORER, *SCORERS, *NAIVE_SCORERS], LOGLIK_CLIENTS, options)
-    claims = []
-    for rivals, target in ((theirs[: len(SCORERS)], AtLeast(1.3)), (theirs[len(SCORERS) :], AtLeast(10.0))):
-        best = max(rivals, key=lambda loads: loads.throughput.median)
-        claims.append(Claim(ratio(f"throughput over that of {best.name}", ours.throughput, best.throughput), target))
-    return Result(_series([ours, *theirs]), claims, {"clients": LOGLIK_CLIENTS, "num_samples": 500})
+    """Log-likelihoods to several clients at once, against other servers that call the same library function."""
+    return _loglik_against(SCORERS, AtLeast(1.3), options)
+
+
+def loglik_against_naive(options: Options) -> Result:
+    """The same against other servers that make the naive estimate."""
+    return _loglik_against(NAIVE_SCORERS, AtLeast(10.0), options)
+
+
+def _loglik_against(scorers: Sequence[Contestant], target: AtLeast, options: Options) -> Result:
+    ours, *theirs = _load_in_turn([OUR_SCORER, *scorers], LOGLIK_CLIENTS, options)
+    best = max(theirs, key=lambda loads: loads.throughput.median)
+    claim = Claim(ratio(f"throughput over that of {best.name}", ours.throughput, best.throughput), target)
+    return Result(_series([ours, *theirs]), [claim], {"clients": LOGLIK_CLIENTS, "num_samples": 500})
 
 
 def loglik_over_http(options: Options) -> Result:
