@@ -24,6 +24,7 @@ PASSES = {  # left, top, step right and step down of the passes in which pixels 
     1: ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 }
 MAX_CHUNKS = 100_000  # encoders write one per 4 to 64 KiB
+ROWS_AT_ONCE = 256  # of a PNG that is written, so that a large one is not held twice
 GAP = 64  # dark gray between the images of a contact sheet
 
 
@@ -136,11 +137,16 @@ def _write_png(levels: NDArray[np.uint8]) -> bytes:
     depth = 8
     if channels == 1 and not (rows[0] % 255).any() and not (rows % 255).any():
         rows, depth = np.packbits(rows, axis=1), 1
-    filtered = np.zeros((height, 1 + rows.shape[1]), np.uint8)  # each row after the number of its filter, 0: none
-    filtered[:, 1:] = rows
     header = struct.pack(">IIBBBBB", width, height, depth, GRAY if channels == 1 else RGB, 0, 0, 0)
-    pixels = zlib.compress(filtered.data, 1)  # fast: the default takes several times as long for a few per cent
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    compressor = zlib.compressobj(1)  # fast: the default takes several times as long for a few per cent
+    pixels = []
+    for top in range(0, height, ROWS_AT_ONCE):
+        block = rows[top : top + ROWS_AT_ONCE]
+        filtered = np.zeros((len(block), 1 + block.shape[1]), np.uint8)  # each row after its filter's number, 0: none
+        filtered[:, 1:] = block
+        pixels.append(compressor.compress(filtered.data))
+    pixels.append(compressor.flush())
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"".join(pixels)) + _chunk(b"IEND", b"")
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

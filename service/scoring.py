@@ -36,7 +36,6 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         self.noise_dim = model.noise_dim
         self.context: Context | None = None
         self.log_weights: list[Tensor] = []
-        self.score: LogLikelihood | None = None
 
     @property
     def key(self) -> int:  # type: ignore[override]
@@ -48,8 +47,9 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         threads = runtime.crew.size
         samples = min(jobs[0].rows, max_rows)
         jobs = jobs[: max(1, max_rows // max(samples, BLOCK_ROWS))]
-        if each := len(jobs) // threads:
-            groups = [jobs[start : start + each] for start in range(0, each * threads, each)]
+        if len(jobs) >= threads:
+            each = max(1, min(len(jobs) // threads, runtime.model.chunk_rows // max(samples, BLOCK_ROWS)))
+            groups = [jobs[start : start + each] for start in range(0, len(jobs), each)]
             runtime.crew.map(lambda group: cls._draw(runtime, group, samples, None), groups)
         else:
             cls._draw(runtime, jobs, samples, runtime.crew)
@@ -58,8 +58,8 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     def _draw(cls, runtime: Runtime, jobs: Sequence[Self], samples: int, crew: Crew | None) -> None:
         """Take so many importance samples more of each job, which a crew shares out."""
         cls._prepare(runtime, jobs)
-        x = torch.cat([job.x for job in jobs if job.x is not None])
-        context = [torch.cat(parts) for parts in zip(*(job.context or () for job in jobs), strict=True)]
+        x = _joined([job.x for job in jobs if job.x is not None])
+        context = [_joined(parts) for parts in zip(*(job.context or () for job in jobs), strict=True)]
         threads = crew.size if crew else 1
         block = max(samples, BLOCK_ROWS * threads)
         noise = torch.zeros(len(jobs), block, jobs[0].noise_dim)
@@ -73,14 +73,10 @@ class LogLikelihoodJob(Job[LogLikelihood]):
             return runtime.programs.run((cls, "weigh"), weigh, x, share, *context)[0]
 
         shares = noise.to(runtime.device).tensor_split(threads, dim=1)
-        log_weights = torch.cat(crew.map(run, shares) if crew else [run(share) for share in shares], dim=1)
+        log_weights = _joined(crew.map(run, shares) if crew else [run(share) for share in shares], dim=1)
         for job, row in zip(jobs, log_weights[:, :samples].cpu(), strict=True):
             job.log_weights.append(row)
             job.rows -= samples
-            if not job.rows:
-                running = RunningLogMeanExp(1)
-                running.update(torch.cat(job.log_weights).unsqueeze(0))
-                job.score = running.result()
 
     @classmethod
     def _prepare(cls, runtime: Runtime, jobs: Sequence[Self]) -> None:
@@ -100,6 +96,13 @@ class LogLikelihoodJob(Job[LogLikelihood]):
             job.x, job.context = x[here], tuple(part[here] for part in context)
 
     def result(self) -> LogLikelihood:
-        if self.score is None:
+        if self.rows:
             raise RuntimeError("samples are left to draw")
-        return self.score
+        running = RunningLogMeanExp(1)
+        running.update(_joined(self.log_weights).unsqueeze(0))
+        return running.result()
+
+
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The parts as one tensor; one alone as it is, since an operation is a wait for the interpreter's lock."""
+    return parts[0] if len(parts) == 1 else torch.cat([*parts], dim)

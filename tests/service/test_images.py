@@ -14,6 +14,7 @@ from PIL import Image
 
 from service.errors import BadImage, Problem, TooLarge, UnsupportedMediaType, WrongSize
 from service.images import (
+    ROWS_AT_ONCE,
     contact_sheet,
     decode_png,
     encode_npy,
@@ -332,6 +333,11 @@ def test_what_is_encoded_decodes(channels: int) -> None:
     gray = np.random.default_rng(0).integers(0, 256, (channels, 9, 5))
     pixels = decode(encode_png((gray.astype(np.float32) + 0.5) / 256))
     np.testing.assert_array_equal(fit(pixels, (channels, 9, 5)), gray)
+
+
+def test_a_tall_image_is_written_in_pieces() -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (1, 2 * ROWS_AT_ONCE + 3, 5))
+    np.testing.assert_array_equal(decode(encode_png((gray + 0.5) / 256)), gray[0])
 
 
 def test_values_beyond_black_and_white_are_clipped() -> None:
