@@ -74,8 +74,10 @@ class Run:
         return trainer
 
     def _trainer(self, dataset: Dataset, device: torch.device) -> Trainer:
-        start = self.recipe.start and load_checkpoint(find_checkpoint(self.recipe.start, self.store))[0]
-        return Trainer(self.recipe, dataset, self.folder, device, start or None)
+        start = None
+        if self.recipe.start:
+            start, _ = load_checkpoint(find_checkpoint(self.recipe.start, self.store))
+        return Trainer(self.recipe, dataset, self.folder, device, start)
 
     def fit(self, trainer: Trainer, show: ShowEpoch) -> None:
         """Train to the end, and draw the curves however it ends."""

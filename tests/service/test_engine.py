@@ -152,6 +152,27 @@ async def test_a_job_takes_a_place_until_its_result_is_rendered(engine):
     assert queued(engine) == (0, 0)
 
 
+async def test_a_small_answer_does_not_wait_for_a_large_one_of_its_batch(engine):
+    go_on = threading.Event()
+
+    class AtOnce(Light):
+        @classmethod
+        def advance(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> None:
+            super().advance(runtime, jobs, max_rows)
+            for job in jobs:
+                job.rows = 0
+
+    large, small = AtOnce("large", 50), AtOnce("small", 1)
+    tasks = [asyncio.create_task(engine.run(large, lambda steps: go_on.wait(60)))]
+    tasks.append(asyncio.create_task(engine.run(small)))
+    Counting.gate.set()
+    assert await asyncio.wait_for(tasks[1], 60) == 1
+    assert Counting.log == [("large", "small")]
+    assert not tasks[0].done()
+    go_on.set()
+    assert await tasks[0] is True
+
+
 async def test_a_full_queue_refuses_one_more_and_admits_again_later(engine):
     tasks = await waiting(engine, *(Counting(str(i), 1, key=str(i)) for i in range(5)))
     with pytest.raises(Overloaded) as refusal:
