@@ -41,7 +41,7 @@ def draw_active_units(sweep: Sweep, path: Path, *, title: str) -> None:
     for axes, layer in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers, strict=True):
         _draw_sweep(axes, sweep, _units_of(layer))
         axes.set(xlabel="pseudo-inputs", ylabel=f"active units of {layer}")
-        axes.set_ylim(0, 1.06 * axes.dataLim.y1)
+        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
     figure.savefig(path, dpi=150, format="png")
 
 
