@@ -1,8 +1,9 @@
 """The engine: one model, one compute thread with its helpers, one bounded queue. The event loop never runs torch.
 
-When the thread is free it takes, in turn, a batch of light jobs (samples, reconstructions, encodings) and one chunk of
-a heavy one (a log-likelihood), so that light jobs wait for a chunk at most and several heavy jobs share the machine. A
-batch is every waiting job of one kind, up to a row limit: there is no timer, an idle engine adds no wait.
+A thread that is free takes, in turn, a batch of light jobs (samples, reconstructions, encodings) and a step of a heavy
+one (a log-likelihood), so that light jobs wait for a step at most and several heavy jobs share the machine. A batch is
+every waiting job of one kind, up to a row limit: there is no timer, an idle engine adds no wait. Each thread computes
+its own steps, and none waits for another.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar, cast, overload
@@ -22,8 +22,9 @@ import torch
 from service.delivery import Delivery, Parcel, Waiter, fail
 from service.errors import Overloaded
 from service.gathering import Gatherer
-from service.jobs import AnyJob, Job, Runtime
+from service.jobs import Job, Runtime
 from service.metrics import Metrics
+from service.steps import Queue, Step, Ticket
 
 __all__ = ["Engine"]
 
@@ -32,8 +33,8 @@ Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 
-ATTENTIVE_CHUNKS = 8
-"""Chunks of heavy jobs that are short after a light one came: where there was one, the next is not far."""
+ATTENTIVE_STEPS = 8
+"""Steps of heavy jobs that are short after a light one came: where there was one, the next is not far."""
 
 
 class Engine:
@@ -58,11 +59,13 @@ class Engine:
         metrics.queue_jobs.labels(name).set_function(lambda: self._jobs)
         metrics.queue_rows.labels(name).set_function(lambda: self._rows)
         self._queue_length, self._queued_rows = queue_length, queued_rows
-        self._light: deque[_Ticket] = deque()
-        self._heavy: deque[_Ticket] = deque()
-        self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gatherer[_Ticket]] = WeakKeyDictionary()
+        self._light, self._heavy = Queue(), Queue()
+        self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gatherer[Ticket]] = WeakKeyDictionary()
+        self._attentive = 0  # steps that are still to be short
+        self._taking = threading.Lock()
         self._wake = threading.Condition()
-        self._closed = False
+        self._idle = self._closed = False
+        self._helpers = 0  # called, or at work
         self._delivery = Delivery(name, self._release)
         self._jobs = self._rows = 0
         self.runtime: Future[Runtime] = Future()
@@ -79,9 +82,9 @@ class Engine:
     async def run(self, job: Job[Result], then: Callable[[Result], Answer] | None = None) -> Result | Answer:
         """The job's result, or what `then` makes of it in a thread of its own, which is where encoding belongs.
 
-        Raises `Overloaded` if the queue is full; cancelling drops the job at its next chunk.
+        Raises `Overloaded` if the queue is full; cancelling drops the job at its next step.
         """
-        ticket = _Ticket(job, Waiter(then))
+        ticket = Ticket(job, Waiter(then))
         self._admit(ticket)
         try:
             return cast("Result | Answer", await ticket.waiter.future)
@@ -99,14 +102,14 @@ class Engine:
         return cast("Answer", await waiter.future)
 
     def close(self, timeout: float) -> None:
-        """Stop after the current chunk; jobs still waiting are cancelled."""
+        """Stop after the current steps; jobs still waiting are cancelled."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         self._thread.join(timeout)
         self._delivery.close()
 
-    def _admit(self, ticket: _Ticket) -> None:
+    def _admit(self, ticket: Ticket) -> None:
         self._reserve(ticket.job.rows)
         loop = ticket.waiter.loop
         if loop not in self._gatherers:
@@ -126,11 +129,14 @@ class Engine:
         with self._wake:
             self._count(-jobs, 0)
 
-    def _queue(self, tickets: list[_Ticket]) -> None:
+    def _queue(self, tickets: list[Ticket]) -> None:
         with self._wake:
             for ticket in tickets:
-                (self._light if ticket.job.light else self._heavy).append(ticket)
-            self._wake.notify()
+                (self._light if ticket.job.light else self._heavy).add(ticket)
+            if self._idle:
+                self._wake.notify()
+            else:
+                self._call_helper()
         if self._closed:
             fail([ticket.waiter for ticket in tickets], asyncio.CancelledError())
 
@@ -139,7 +145,7 @@ class Engine:
         self._jobs += jobs
         self._rows += rows
 
-    # From here on, in the compute thread.
+    # From here on, in the compute thread, and in those that help it.
 
     def _work(self, load: Callable[[], Runtime]) -> None:
         try:
@@ -148,78 +154,96 @@ class Engine:
             self.runtime.set_exception(error)
             return
         self.runtime.set_result(runtime)
-        with torch.inference_mode():
-            attentive = 0
-            while self._wait():
-                if batch := self._take(self._light, runtime.chunk_rows):
-                    self._advance(runtime, self._light, batch, runtime.chunk_rows)
-                    attentive = ATTENTIVE_CHUNKS
-                max_rows = runtime.short_chunk_rows if attentive else runtime.chunk_rows
-                if batch := self._take(self._heavy, max_rows):
-                    self._advance(runtime, self._heavy, batch, max_rows)
-                    attentive = max(0, attentive - 1)
-        fail([ticket.waiter for ticket in (*self._light, *self._heavy)], asyncio.CancelledError())
+        while self._wait():
+            self._turn(runtime)
+        with self._wake:
+            self._wake.wait_for(lambda: not self._helpers)
+        fail([ticket.waiter for ticket in (*self._light.clear(), *self._heavy.clear())], asyncio.CancelledError())
 
     def _wait(self) -> bool:
         """Sleep until there is work; False once the engine is closed."""
         with self._wake:
+            self._idle = True
             self._wake.wait_for(lambda: self._closed or self._light or self._heavy)
+            self._idle = False
             return not self._closed
 
-    def _take(self, queue: deque[_Ticket], max_rows: int) -> list[_Ticket]:
-        """Remove the oldest job and what can go with it up to `max_rows`, and drop what nobody waits for any more."""
-        with self._wake:
-            live = [ticket for ticket in queue if not ticket.cancelled]
-            for ticket in queue:
-                if ticket.cancelled:
+    def _call_helper(self) -> None:
+        """Have one more of the crew take a turn, if there is work for it; called with the lock held."""
+        if (self._light or self._heavy) and not self._closed and self.runtime.done():
+            crew = self.runtime.result().crew
+            if self._helpers < crew.size - 1:
+                self._helpers += 1
+                crew.call(self._help)
+
+    def _help(self) -> None:
+        try:
+            if not self._closed:
+                self._turn(self.runtime.result())
+        finally:
+            with self._wake:
+                self._helpers -= 1
+                self._call_helper()
+                if self._closed:
+                    self._wake.notify()
+
+    @torch.inference_mode()
+    def _turn(self, runtime: Runtime) -> None:
+        """A batch of light jobs and a step of heavy ones."""
+        if step := self._take(runtime, self._light):
+            self._compute(step)
+            self._attentive = ATTENTIVE_STEPS
+        if step := self._take(runtime, self._heavy):
+            self._compute(step)
+            self._attentive = max(0, self._attentive - 1)
+
+    def _take(self, runtime: Runtime, queue: Queue) -> Step | None:
+        """Rows of the oldest job and of what goes with it; what nobody waits for any more is dropped."""
+        with self._taking:
+            with self._wake:
+                for ticket in queue.drop():
                     self._count(-1, -ticket.job.rows)
                     self._observe([ticket], "cancelled")
-            batch: list[_Ticket] = []
-            rows = 0
-            queue.clear()
-            for ticket in live:
-                if rows < max_rows and (not batch or ticket.goes_with(batch[0])):
-                    batch.append(ticket)
-                    rows += ticket.job.rows
-                else:
-                    queue.append(ticket)
-            return batch
+                short = queue is self._heavy and self._attentive
+                max_rows = runtime.short_step if short else runtime.step(queue.rows)
+                batch = queue.batch(max_rows)
+            if not batch:
+                return None
+            step = Step.of(runtime, batch, max_rows)
+            with self._wake:
+                queue.put_back(batch, step)
+                self._call_helper()
+                step.threads = 1 if self._helpers else runtime.crew.size
+            return step
 
-    def _advance(self, runtime: Runtime, queue: deque[_Ticket], batch: list[_Ticket], max_rows: int) -> None:
-        jobs = [ticket.job for ticket in batch]
-        operation, before = jobs[0].operation, [job.rows for job in jobs]
+    def _compute(self, step: Step) -> None:
         started = time.perf_counter()
-        failure: Exception | None = None
+        torch.set_num_threads(step.threads)
         try:
-            type(jobs[0]).advance(runtime, jobs, max_rows)
+            step.compute()
         except Exception as error:
-            logger.exception("%s of model %s failed", operation, self.name)
-            failure = error
-        seconds = time.perf_counter() - started
-        advanced: list[_Ticket] = []
-        untouched: list[_Ticket] = []  # for which there was no room
-        for ticket, rows in zip(batch, before, strict=True):
-            (advanced if failure or ticket.job.rows < rows else untouched).append(ticket)
-        computed = sum(before) - sum(job.rows for job in jobs)
-        self.metrics.batch_rows.labels(self.name, operation).observe(computed)
-        done = [ticket for ticket in advanced if failure or not ticket.job.rows]
-        left = [ticket for ticket in advanced if not failure and ticket.job.rows]
-        for ticket in advanced:
-            ticket.started = ticket.started or started
-            ticket.compute_seconds += seconds
+            logger.exception("%s of model %s failed", step.operation, self.name)
+            self._give_up(step, error)
+        self.metrics.batch_rows.labels(self.name, step.operation).observe(sum(step.rows.values()))
         with self._wake:
-            queue.extendleft(reversed(untouched))
-            # what has had its turn goes to the back, which shares the machine fairly
-            queue.extend(left)
-            self._count(0, -computed - sum(ticket.job.rows for ticket in done))
-        self._observe(done, "error" if failure else "ok")
-        if failure:
-            self._release(len(done))
-            fail([ticket.waiter for ticket in done], failure)
-        else:
-            self._delivery.send([Parcel(ticket.waiter, ticket.job.result, ticket.rows) for ticket in done])
+            self._count(0, -sum(step.rows.values()))
+            done = step.end(started)
+        computed = [ticket for ticket in done if ticket.failure is None]
+        self._observe(computed, "ok")
+        self._delivery.send([Parcel(ticket.waiter, ticket.job.result, ticket.size) for ticket in computed])
+        for ticket in done:
+            if ticket.failure is not None:
+                self._observe([ticket], "error")
+                self._release(1)
+                fail([ticket.waiter], ticket.failure)
 
-    def _observe(self, tickets: Sequence[_Ticket], outcome: str) -> None:
+    def _give_up(self, step: Step, failure: Exception) -> None:
+        """Leave the rest of a step's jobs undone."""
+        with self._taking, self._wake:
+            for ticket in step.rows:
+                self._count(0, -ticket.give_up(failure))
+
+    def _observe(self, tickets: Sequence[Ticket], outcome: str) -> None:
         """Count jobs of one operation that ended alike."""
         if not tickets:
             return
@@ -231,17 +255,3 @@ class Engine:
             for ticket in tickets:
                 wait_seconds.observe((ticket.started or ticket.admitted) - ticket.admitted)
                 compute_seconds.observe(ticket.compute_seconds)
-
-
-class _Ticket:
-    """A job in the queue, and who waits for it."""
-
-    def __init__(self, job: AnyJob, waiter: Waiter) -> None:
-        self.job, self.waiter, self.rows = job, waiter, job.rows
-        self.cancelled = False
-        self.admitted = time.perf_counter()
-        self.started: float | None = None
-        self.compute_seconds = 0.0
-
-    def goes_with(self, other: _Ticket) -> bool:
-        return type(self.job) is type(other.job) and bool(self.job.key == other.job.key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -23,6 +23,8 @@ from vampprior.models import LatentModel, Latents
 __all__ = [
     "BLOCK_ROWS",
     "AnyJob",
+    "Array",
+    "Compute",
     "DecodeJob",
     "EncodeJob",
     "Encoding",
@@ -42,11 +44,8 @@ BLOCK_ROWS = 16
 """Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
 whatever it was batched with."""
 
-WORTH_SHARING = 1 / 8
-"""Of a chunk's rows: a light batch is shared out to threads that get this part of a chunk or more each."""
-
-SHORT_CHUNK_ROWS = 64
-"""Rows of a log-likelihood's chunk while light jobs come, which wait for it to end: less efficient, and sooner over."""
+SHORT_STEP = 1 / 8
+"""Of the rows that a model best computes at once: a step of fewer is not worth a thread of its own."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,14 @@ class Runtime:
     programs: Programs = field(default_factory=Programs)
 
     @property
-    def chunk_rows(self) -> int:
-        """Rows of a step: those that pass through the networks at once, on every thread."""
-        return self.model.chunk_rows * self.crew.size
+    def short_step(self) -> int:
+        """Rows of a log-likelihood's step while light jobs come, which wait for it: less efficient, and sooner over."""
+        return max(1, int(SHORT_STEP * self.model.chunk_rows) // BLOCK_ROWS) * BLOCK_ROWS
 
-    @property
-    def short_chunk_rows(self) -> int:
-        """The same while light jobs come."""
-        return min(self.model.chunk_rows, SHORT_CHUNK_ROWS) * self.crew.size
+    def step(self, waiting: int) -> int:
+        """Rows of a step where so many wait: a part for every thread, but neither too few nor too many."""
+        part = math.ceil(waiting / self.crew.size / BLOCK_ROWS) * BLOCK_ROWS
+        return min(max(part, self.short_step), self.model.chunk_rows)
 
     @cached_property
     def _edges(self) -> NDArray[np.float64]:
@@ -84,13 +83,17 @@ class Runtime:
         return torch.from_numpy(array).to(self.device)
 
 
+Compute = Callable[[], None]
+"""Computes rows that were taken; in any thread, and beside other steps of the same job."""
+
+
 class Job(ABC, Generic[Result]):
-    """One request's work of one kind. The engine calls `advance` until no rows are left, then takes `result`.
+    """One request's work of one kind. The engine calls `take` until no rows are left, then asks for the `result`.
 
     operation: its name in metrics
-    light:     whether it goes between the chunks of jobs that are not
-    rows:      rows that still have to pass through the networks
-    key:       jobs of equal type and key may advance together
+    light:     whether it goes between the steps of jobs that are not
+    rows:      rows that nobody has taken yet
+    key:       jobs of equal type and key may be taken together
     """
 
     operation: ClassVar[str]
@@ -100,12 +103,12 @@ class Job(ABC, Generic[Result]):
 
     @classmethod
     @abstractmethod
-    def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
-        """Compute at most about `max_rows` more rows of `jobs`, in their order, and lower their `rows`."""
+    def take(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> Compute:
+        """Take at most about `max_rows` of the jobs' rows, in the jobs' order: called by one thread at a time."""
 
     @abstractmethod
     def result(self) -> Result:
-        """The answer, once no rows are left."""
+        """The answer, once every step that was taken is computed."""
 
 
 class RowsJob(Job[Result]):
@@ -123,7 +126,7 @@ class RowsJob(Job[Result]):
         self.inputs = inputs
         self.rows = len(inputs[0])
         self.key = len(inputs)  # jobs with pixel noise and jobs without do not mix
-        self.outputs: list[tuple[Array, ...]] = []
+        self.outputs: dict[int, tuple[Array, ...]] = {}  # by their first row
 
     @classmethod
     @abstractmethod
@@ -131,25 +134,25 @@ class RowsJob(Job[Result]):
         """Outputs of a batch of rows, on the model's device."""
 
     @classmethod
-    def advance(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> None:
-        parts: list[tuple[NDArray[Any], ...]] = []
-        counts: list[int] = []
-        left = max_rows
+    def take(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> Compute:
+        parts: list[tuple[Self, slice]] = []
         for job in jobs:
-            start = len(job.inputs[0]) - job.rows
-            count = min(job.rows, left)
-            left -= count
-            parts.append(tuple(array[start : start + count] for array in job.inputs))
-            counts.append(count)
-        batch = [runtime.to_device(padded(np.concatenate(column))) for column in zip(*parts, strict=True)]
-        shares = zip(*(torch.split(column, _share(len(column), runtime)) for column in batch), strict=True)
-        computed = runtime.crew.map(lambda share: cls._run(runtime, *share), list(shares))
-        outputs = [torch.cat(column).cpu().numpy() for column in zip(*computed, strict=True)]
-        start = 0
-        for job, count in zip(jobs, counts, strict=True):
+            start, count = len(job.inputs[0]) - job.rows, min(job.rows, max_rows)
+            parts.append((job, slice(start, start + count)))
             job.rows -= count
-            job.outputs.append(tuple(output[start : start + count] for output in outputs))
-            start += count
+            max_rows -= count
+        return lambda: cls._advance(runtime, parts)
+
+    @classmethod
+    def _advance(cls, runtime: Runtime, parts: Sequence[tuple[Self, slice]]) -> None:
+        columns = zip(*([array[rows] for array in job.inputs] for job, rows in parts), strict=True)
+        batch = [runtime.to_device(padded(np.concatenate(column))) for column in columns]
+        outputs = [output.cpu().numpy() for output in cls._run(runtime, *batch)]
+        start = 0
+        for job, rows in parts:
+            end = start + rows.stop - rows.start
+            job.outputs[rows.start] = tuple(output[start:end] for output in outputs)
+            start = end
 
     @classmethod
     def _run(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -159,9 +162,8 @@ class RowsJob(Job[Result]):
 
     def columns(self) -> list[Array]:
         """Each output over all rows."""
-        if len(self.outputs) == 1:
-            return [*self.outputs[0]]
-        return [np.concatenate(column) for column in zip(*self.outputs, strict=True)]
+        outputs = [self.outputs[start] for start in sorted(self.outputs)]
+        return [*outputs[0]] if len(outputs) == 1 else [np.concatenate(column) for column in zip(*outputs, strict=True)]
 
 
 class SampleJob(RowsJob[Array]):
@@ -278,13 +280,6 @@ class DecodeJob(RowsJob[Array]):
 def _render(model: LatentModel, latents: Latents, pixels: Tensor | None = None) -> Tensor:
     """The mean image, or with uniform numbers for the pixels a drawn one."""
     return model.mean_image(latents) if pixels is None else model.draw_image(latents, pixels)
-
-
-def _share(rows: int, runtime: Runtime) -> int:
-    """Rows for each of the crew, a multiple of `BLOCK_ROWS`: all of them, where they are too few to share."""
-    worth = max(BLOCK_ROWS, int(WORTH_SHARING * runtime.model.chunk_rows))
-    parts = max(1, min(runtime.crew.size, rows // worth))
-    return math.ceil(rows / parts / BLOCK_ROWS) * BLOCK_ROWS
 
 
 def padded(rows: NDArray[Any]) -> NDArray[Any]:

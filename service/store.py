@@ -234,5 +234,5 @@ def _warm_up(runtime: Runtime) -> None:
     ]
     for job in jobs:
         while job.rows:
-            type(job).advance(runtime, [job], runtime.chunk_rows)
+            type(job).take(runtime, [job], runtime.short_step)()
         job.result()

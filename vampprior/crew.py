@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class Crew:
-    """Threads that help whoever calls `map`, `size` of them with the caller.
+    """Threads that help whoever calls, `size` of them with the caller.
 
     Each computes whole pieces with one torch thread. Where every operation is shared out instead, as PyTorch does it,
     the threads wait for one another after each of them, which in networks of this size costs more than it gains. So
@@ -37,7 +38,7 @@ class Crew:
         most = min(self.size, len(items)) if isinstance(items, Sized) else self.size
         if most <= 1:
             return [function(item) for item in items]
-        threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+        inference = torch.is_inference_mode_enabled()
         results: dict[int, Result] = {}
         waiting, taking = enumerate(items), threading.Lock()
 
@@ -46,14 +47,9 @@ class Crew:
                 return next(waiting, None)
 
         def work() -> None:
-            torch.get_num_threads()  # has a new thread take the number that all have, which it else does later
-            torch.set_num_threads(1)
-            try:
-                with torch.inference_mode(inference):
-                    while piece := take():
-                        results[piece[0]] = function(piece[1])
-            finally:
-                torch.set_num_threads(threads)  # the last one known is also that of threads to come
+            with _one_thread(), torch.inference_mode(inference):
+                while piece := take():
+                    results[piece[0]] = function(piece[1])
 
         helpers = [self._helpers.submit(work) for _ in range(most - 1)]
         try:
@@ -64,6 +60,25 @@ class Crew:
         for helper in under_way:
             helper.result()
         return [results[index] for index in sorted(results)]
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have one helper call the function when it is free; the caller goes on."""
+
+        def help_out() -> None:
+            with _one_thread():
+                function()
+
+        self._helpers.submit(help_out)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()  # has a new thread take the number that all have, which it else does later
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)  # the last one known is also that of threads to come
 
 
 @cache

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vampprior.crew import crew_of
@@ -45,38 +47,39 @@ class RunningLogMeanExp:
     """log 1/S sum_s w_s over chunks of log-weights, without overflow and without keeping them.
 
     Holds, per image and in float64, the greatest log-weight m, sum exp(log w - m), sum exp(2 (log w - m)) and
-    sum log w. `state` is a tensor (4, N) from which `from_state` continues.
+    sum log w. `state` is an array (4, N) from which `from_state` continues; of NumPy, whose small operations do not
+    wait for Python's lock.
     """
 
     def __init__(self, num_images: int) -> None:
         self.num_samples = 0
-        self.state = torch.zeros(4, num_images, dtype=torch.float64)
-        self.state[0] = -math.inf
+        self.state = np.zeros((4, num_images))
+        self.state[0] = -np.inf
 
     @classmethod
-    def from_state(cls, state: Tensor, num_samples: int) -> RunningLogMeanExp:
+    def from_state(cls, state: NDArray[np.float64], num_samples: int) -> RunningLogMeanExp:
         """Continue from the `state` and `num_samples` of an earlier accumulator."""
         running = cls(state.shape[1])
-        running.state, running.num_samples = state.clone(), num_samples
+        running.state, running.num_samples = state.copy(), num_samples
         return running
 
     def update(self, log_weights: Tensor) -> None:
         """Take in log-weights of shape (N, s)."""
-        log_weights = log_weights.to("cpu", torch.float64)
+        chunk = log_weights.to("cpu", torch.float64).numpy()
         old_max, first, second, total = self.state
-        new_max = torch.maximum(old_max, log_weights.amax(dim=1))
-        shift = new_max.clamp(min=torch.finfo(torch.float64).min)  # -inf - -inf is no number
-        weights = torch.exp(log_weights - shift.unsqueeze(1))
-        shrink = torch.exp(old_max - shift)
-        self.state = torch.stack(
+        new_max = np.maximum(old_max, chunk.max(1))
+        shift = new_max.clip(np.finfo(np.float64).min)  # -inf - -inf is no number
+        weights = np.exp(chunk - shift[:, None])
+        shrink = np.exp(old_max - shift)
+        self.state = np.stack(
             [
                 new_max,
                 first * shrink + weights.sum(1),
-                second * shrink.square() + weights.square().sum(1),
-                total + log_weights.sum(1),
+                second * np.square(shrink) + np.square(weights).sum(1),
+                total + chunk.sum(1),
             ]
         )
-        self.num_samples += log_weights.shape[1]
+        self.num_samples += chunk.shape[1]
 
     def result(self) -> LogLikelihood:
         """The estimate from all chunks so far; raises `ValueError` before the first."""
@@ -84,14 +87,16 @@ class RunningLogMeanExp:
             raise ValueError("no importance samples were taken")
         greatest, first, second, total = self.state
         samples = self.num_samples
-        effective = (first.square() / second).clamp(1.0, samples)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where every weight is 0
+            effective = (np.square(first) / second).clip(1.0, samples)
+            value = greatest + np.log(first / samples)
         # var(w) / (S mean(w)^2) with the unbiased variance; one sample says nothing about its error
-        variance = (samples / effective - 1.0) / (samples - 1) if samples > 1 else torch.full_like(effective, math.nan)
+        variance = (samples / effective - 1.0) / (samples - 1) if samples > 1 else np.full_like(effective, np.nan)
         return LogLikelihood(
-            value=greatest + torch.log(first / samples),
-            standard_error=variance.sqrt(),
-            effective_sample_size=effective,
-            elbo=total / samples,
+            value=torch.from_numpy(value),
+            standard_error=torch.from_numpy(np.sqrt(variance)),
+            effective_sample_size=torch.from_numpy(effective),
+            elbo=torch.from_numpy(total / samples),
             num_samples=samples,
         )
 

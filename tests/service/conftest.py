@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
 from service.images import encode_png
-from service.jobs import Job, Runtime
+from service.jobs import Compute, Job, Runtime
 from service.settings import Settings
 from vampprior import LatentModel, ModelConfig, build_model
 from vampprior.checkpoint import Card, load_checkpoint, save_checkpoint
@@ -154,11 +154,16 @@ class Gate(Job[None]):
         self.entered, self.opened = threading.Event(), threading.Event()
 
     @classmethod
-    def advance(cls, runtime: Runtime, jobs: Sequence[Gate], max_rows: int) -> None:
+    def take(cls, runtime: Runtime, jobs: Sequence[Gate], max_rows: int) -> Compute:
+        for job in jobs:
+            job.rows = 0
+        return lambda: cls.hold(jobs)
+
+    @classmethod
+    def hold(cls, jobs: Sequence[Gate]) -> None:
         for job in jobs:
             job.entered.set()
             job.opened.wait(PATIENCE)
-            job.rows = 0
 
     def result(self) -> None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import pytest
@@ -12,10 +12,10 @@ import torch
 
 from service.engine import Engine
 from service.errors import Overloaded
-from service.jobs import Job, Runtime
+from service.jobs import Compute, Job, Runtime
 from service.metrics import Metrics
 from vampprior import ModelConfig, build_model
-from vampprior.crew import crew_of
+from vampprior.crew import Crew
 
 pytestmark = pytest.mark.anyio
 
@@ -30,15 +30,21 @@ class Counting(Job[int]):
 
     def __init__(self, name: str, rows: int, key: str = "") -> None:
         self.name, self.rows, self.key, self.steps = name, rows, key, 0
+        self.all_rows = rows
 
     @classmethod
-    def advance(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> None:
+    def take(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> Compute:
+        for job in jobs:
+            job.rows -= 1
+        return lambda: cls.step(jobs)
+
+    @classmethod
+    def step(cls, jobs: Sequence[Counting]) -> None:
         assert cls.gate.wait(60)
         cls.log.append(tuple(job.name for job in jobs))
         for job in jobs:
             if job.name == "bad":
                 raise RuntimeError("a job went wrong")
-            job.rows -= 1
             job.steps += 1
 
     def result(self) -> int:
@@ -55,18 +61,29 @@ class Plug(Light):
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
+def start() -> Iterator[Callable[[int], Engine]]:
+    """Starts an engine with so many threads."""
     Counting.log.clear()
     Counting.gate.clear()
     model = build_model(ModelConfig(image_shape=(1, 2, 2), z1_dim=1, z2_dim=1, hidden_dim=2, num_components=1))
+    engines: list[Engine] = []
 
-    def load() -> Runtime:
-        return Runtime(model, model.prior_mixture(), torch.device("cpu"), crew_of(2))
+    def start(threads: int) -> Engine:
+        def load() -> Runtime:
+            return Runtime(model, model.prior_mixture(), torch.device("cpu"), Crew(threads))
 
-    engine = Engine("tiny@1", load, queue_length=6, queued_rows=100, metrics=Metrics())
-    yield engine
+        engines.append(Engine("tiny@1", load, queue_length=6, queued_rows=100, metrics=Metrics()))
+        return engines[-1]
+
+    yield start
     Counting.gate.set()
-    engine.close(timeout=60)
+    for engine in engines:
+        engine.close(timeout=60)
+
+
+@pytest.fixture
+def engine(start: Callable[[int], Engine]) -> Engine:
+    return start(1)
 
 
 def queued(engine: Engine) -> tuple[float | None, ...]:
@@ -120,8 +137,8 @@ async def test_light_jobs_share_the_machine_in_turn(engine):
 async def test_jobs_that_a_step_had_no_room_for_keep_their_place(engine):
     class OneAtATime(Counting):
         @classmethod
-        def advance(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> None:
-            super().advance(runtime, jobs[:1], max_rows)
+        def take(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> Compute:
+            return super().take(runtime, jobs[:1], max_rows)
 
     tasks = await waiting(engine, OneAtATime("a", 2), OneAtATime("b", 2), OneAtATime("c", 1))
     Counting.gate.set()
@@ -157,10 +174,10 @@ async def test_a_small_answer_does_not_wait_for_a_large_one_of_its_batch(engine)
 
     class AtOnce(Light):
         @classmethod
-        def advance(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> None:
-            super().advance(runtime, jobs, max_rows)
+        def take(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> Compute:
             for job in jobs:
                 job.rows = 0
+            return lambda: cls.step(jobs)
 
     large, small = AtOnce("large", 50), AtOnce("small", 1)
     tasks = [asyncio.create_task(engine.run(large, lambda steps: go_on.wait(60)))]
@@ -235,17 +252,109 @@ async def test_a_model_that_cannot_be_loaded_says_why():
     engine.close(timeout=60)
 
 
-async def test_chunks_are_short_after_a_light_job(engine: Engine) -> None:
+async def test_steps_are_short_after_a_light_job(engine: Engine) -> None:
     seen: list[int] = []
 
     class Heavy(Counting):
         @classmethod
-        def advance(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> None:
+        def take(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> Compute:
             seen.append(max_rows)
-            super().advance(runtime, jobs, max_rows)
+            return super().take(runtime, jobs, max_rows)
 
     Counting.gate.set()
-    await engine.run(Heavy("heavy", 2))
+    await engine.run(Heavy("heavy", 90))
+    assert seen[:2] == [96, 96]
+    seen.clear()
     await engine.run(Light("light", 1))
-    await engine.run(Heavy("heavy", 10))
-    assert seen == [1024] * 2 + [128] * 8 + [1024] * 2
+    await engine.run(Heavy("heavy", 90))
+    assert seen[:10] == [64] * 8 + [96] * 2
+
+
+async def test_steps_of_one_job_are_computed_side_by_side(start: Callable[[int], Engine]) -> None:
+    together = threading.Barrier(3)  # breaks unless three wait at once
+
+    class Together(Counting):
+        @classmethod
+        def step(cls, jobs: Sequence[Counting]) -> None:
+            together.wait(60)
+            super().step(jobs)
+
+    Counting.gate.set()
+    engine = start(3)
+    assert await engine.run(Together("a", 6)) == 6
+    assert queued(engine) == (0, 0)
+
+
+async def test_a_light_job_goes_beside_a_heavy_step(start: Callable[[int], Engine]) -> None:
+    class Free(Light):
+        gate = threading.Event()
+
+    Free.gate.set()
+    engine = start(2)
+    job = Counting("heavy", 1)
+    heavy = asyncio.create_task(engine.run(job))
+    while job.rows:  # until a thread has taken it
+        await asyncio.sleep(0.001)
+    assert await asyncio.wait_for(engine.run(Free("light", 1)), 60) == 1
+    assert not heavy.done()
+    Counting.gate.set()
+    assert await heavy == 1
+
+
+@pytest.mark.parametrize("where", ["compute", "take"])
+async def test_a_step_that_fails_beside_another_fails_the_job_once(start: Callable[[int], Engine], where: str) -> None:
+    under_way, failed = threading.Event(), threading.Event()
+
+    class Failing(Counting):
+        @classmethod
+        def take(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> Compute:
+            first = jobs[0].rows == jobs[0].all_rows
+            if where == "take" and not first:
+                assert under_way.wait(60)
+                raise RuntimeError("nothing to take")
+            compute = super().take(runtime, jobs, max_rows)
+            return cls.hold if first else (lambda: cls.fail(compute))
+
+        @classmethod
+        def hold(cls) -> None:
+            under_way.set()
+            assert failed.wait(60)
+
+        @classmethod
+        def fail(cls, compute: Compute) -> None:
+            assert under_way.wait(60)
+            raise RuntimeError("a step went wrong")
+
+    engine = start(2)
+    task = asyncio.create_task(engine.run(Failing("two", 30)))
+    while queued(engine)[1] not in {1, 2}:  # rows that nobody takes any more are counted off
+        await asyncio.sleep(0.001)
+    assert not task.done()
+    failed.set()
+    with pytest.raises(RuntimeError, match="went wrong" if where == "compute" else "nothing to take"):
+        await task
+    assert queued(engine) == (0, 0)
+    Counting.gate.set()
+    assert await engine.run(Counting("next", 2)) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_a_job_cancelled_during_a_step_is_computed_no_further(
+    start: Callable[[int], Engine], threads: int
+) -> None:
+    engine = start(threads)
+    job = Counting("gone", 50)
+    task = asyncio.create_task(engine.run(job))
+    while job.rows != 50 - threads:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    Counting.gate.set()
+    assert await engine.run(Counting("next", 1)) == 1
+    while queued(engine) != (0, 0):
+        await asyncio.sleep(0.001)
+    assert Counting.log.count(("gone",)) == threads
+    cancelled = engine.metrics.registry.get_sample_value(
+        "vampprior_jobs_total", {"model": "tiny@1", "operation": "counting", "outcome": "cancelled"}
+    )
+    assert cancelled == 1

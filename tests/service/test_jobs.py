@@ -31,7 +31,7 @@ def finish(runtime: Runtime, *jobs, rows: int = 512):
     """Advance jobs together until all are done."""
     while waiting := [job for job in jobs if job.rows]:
         together = [job for job in waiting if job.key == waiting[0].key]
-        type(jobs[0]).advance(runtime, together, rows)
+        type(jobs[0]).take(runtime, together, rows)()
     return [job.result() for job in jobs]
 
 
@@ -125,7 +125,7 @@ def test_log_likelihoods_do_not_depend_on_what_they_are_batched_with(runtime, gr
 
 def test_log_likelihoods_of_many_images_respect_the_row_limit(runtime, gray):
     jobs = [LogLikelihoodJob(runtime.model, x, num_samples=500, seed=0) for x in gray[:4]]
-    LogLikelihoodJob.advance(runtime, jobs, max_rows=512)
+    LogLikelihoodJob.take(runtime, jobs, max_rows=512)
     assert [job.rows for job in jobs] == [0, 500, 500, 500]
 
 
@@ -135,6 +135,6 @@ def test_a_score_has_the_same_bits_in_short_chunks(runtime, gray, num_samples):
         job = LogLikelihoodJob(runtime.model, gray[0], num_samples=num_samples, seed=5)
         return finish(runtime, job, rows=rows)[0]
 
-    long, short = score(runtime.chunk_rows), score(runtime.short_chunk_rows)
-    assert runtime.short_chunk_rows < runtime.chunk_rows
+    long, short = score(runtime.model.chunk_rows), score(runtime.short_step)
+    assert runtime.short_step < runtime.model.chunk_rows
     assert (long.value, long.effective_sample_size, long.elbo) == (short.value, short.effective_sample_size, short.elbo)

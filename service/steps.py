@@ -1,0 +1,159 @@
+"""Jobs in a queue, and the steps in which they are computed."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.delivery import Waiter
+from service.jobs import AnyJob, Compute, Runtime
+
+__all__ = ["Queue", "Step", "Ticket"]
+
+
+class Ticket:
+    """A job on its way through the engine, and who waits for it.
+
+    size:      rows that the job came with
+    cancelled: whether nobody waits any more
+    dropped:   whether it was therefore taken out of the queue, with some of its rows left
+    failure:   of one of its steps
+    steps:     of it, under way
+    """
+
+    def __init__(self, job: AnyJob, waiter: Waiter) -> None:
+        self.job, self.waiter, self.size = job, waiter, job.rows
+        self.cancelled = self.dropped = False
+        self.failure: Exception | None = None
+        self.steps = 0
+        self.admitted = time.perf_counter()
+        self.started: float | None = None
+        self.compute_seconds = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether all that will be computed of it is."""
+        return not (self.job.rows or self.steps or self.dropped)
+
+    def goes_with(self, other: Ticket) -> bool:
+        """Whether rows of both may be computed together."""
+        return type(self.job) is type(other.job) and bool(self.job.key == other.job.key)
+
+    def give_up(self, failure: Exception) -> int:
+        """Leave the rest undone: the number of rows that nobody has taken, and nobody will."""
+        if self.dropped:
+            return 0
+        rows, self.job.rows, self.failure = self.job.rows, 0, failure
+        return rows
+
+
+@dataclass
+class Step:
+    """Rows of some jobs, which a thread has taken to compute them.
+
+    compute: does it
+    rows:    how many of each job
+    threads: of torch
+    """
+
+    compute: Compute
+    rows: dict[Ticket, int]
+    threads: int = 1
+
+    @classmethod
+    def of(cls, runtime: Runtime, batch: Sequence[Ticket], max_rows: int) -> Step:
+        """Up to so many rows of a batch, in which there may be no room for some of its jobs.
+
+        If they cannot even be taken, computing them fails.
+        """
+        before = [ticket.job.rows for ticket in batch]
+        try:
+            compute = type(batch[0].job).take(runtime, [ticket.job for ticket in batch], max_rows)
+        except Exception as error:
+            compute, failed = _raising(error), True
+        else:
+            failed = False
+        taken = {ticket: rows - ticket.job.rows for ticket, rows in zip(batch, before, strict=True)}
+        step = cls(compute, {ticket: rows for ticket, rows in taken.items() if rows or failed})
+        for ticket in step.rows:
+            ticket.steps += 1
+        return step
+
+    @property
+    def operation(self) -> str:
+        """Of all its jobs."""
+        return next(iter(self.rows)).job.operation
+
+    def end(self, started: float) -> list[Ticket]:
+        """Note that it was computed, since that time; the jobs that are done with it."""
+        seconds = time.perf_counter() - started
+        for ticket in self.rows:
+            ticket.steps -= 1
+            ticket.started = ticket.started or started
+            ticket.compute_seconds += seconds
+        return [ticket for ticket in self.rows if ticket.done]
+
+
+class Queue:
+    """Jobs that wait, those first whose turn it is."""
+
+    def __init__(self) -> None:
+        self._tickets: deque[Ticket] = deque()
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    @property
+    def rows(self) -> int:
+        """Rows that nobody has taken."""
+        return sum(ticket.job.rows for ticket in self._tickets)
+
+    def add(self, ticket: Ticket) -> None:
+        """Put a job at the end."""
+        self._tickets.append(ticket)
+
+    def clear(self) -> list[Ticket]:
+        """Take out everything."""
+        tickets = [*self._tickets]
+        self._tickets.clear()
+        return tickets
+
+    def drop(self) -> list[Ticket]:
+        """Take out what failed meanwhile, and what was cancelled, which is returned."""
+        dropped: list[Ticket] = []
+        for ticket in self.clear():
+            if ticket.cancelled and ticket.job.rows:
+                ticket.dropped = True
+                dropped.append(ticket)
+            elif ticket.job.rows:
+                self.add(ticket)
+        return dropped
+
+    def batch(self, max_rows: int) -> list[Ticket]:
+        """Take out the first job, and those that go with it until there are so many rows."""
+        batch: list[Ticket] = []
+        for ticket in self.clear():
+            if max_rows > 0 and (not batch or ticket.goes_with(batch[0])):
+                batch.append(ticket)
+                max_rows -= ticket.job.rows
+            else:
+                self.add(ticket)
+        return batch
+
+    def put_back(self, batch: Sequence[Ticket], step: Step) -> None:
+        """Return what a step has left of its batch.
+
+        A job that it had no room for keeps its place; one that has had its turn goes to the end, which shares the
+        machine fairly.
+        """
+        self._tickets.extendleft(ticket for ticket in reversed(batch) if ticket not in step.rows)
+        self._tickets.extend(ticket for ticket in step.rows if ticket.job.rows)
+
+
+def _raising(error: Exception) -> Compute:
+    def compute() -> None:
+        raise error
+
+    return compute
