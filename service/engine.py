@@ -3,7 +3,7 @@
 A thread that is free takes, in turn, a batch of light jobs (samples, reconstructions, encodings) and a step of a heavy
 one (a log-likelihood), so that light jobs wait for a step at most and several heavy jobs share the machine. A batch is
 every waiting job of one kind, up to a row limit: there is no timer, an idle engine adds no wait. Each thread computes
-its own steps, and none waits for another.
+its own steps with one torch thread, so that none waits for another, and results do not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Engine:
     """Runs jobs on one model.
 
     name:         of the model, for metrics
-    load:         makes the model's runtime; runs in the compute thread, like all torch code
+    load:         makes the model's runtime; runs in the compute thread, like all torch code, with one torch thread
     queue_length: jobs that may wait, run or be rendered
     queued_rows:  rows that may wait or run
     """
@@ -148,6 +148,7 @@ class Engine:
     # From here on, in the compute thread, and in those that help it.
 
     def _work(self, load: Callable[[], Runtime]) -> None:
+        torch.set_num_threads(1)
         try:
             runtime = load()
         except Exception as error:
@@ -213,12 +214,10 @@ class Engine:
             with self._wake:
                 queue.put_back(batch, step)
                 self._call_helper()
-                step.threads = 1 if self._helpers else runtime.crew.size
             return step
 
     def _compute(self, step: Step) -> None:
         started = time.perf_counter()
-        torch.set_num_threads(step.threads)
         try:
             step.compute()
         except Exception as error:

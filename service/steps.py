@@ -55,12 +55,10 @@ class Step:
 
     compute: does it
     rows:    how many of each job
-    threads: of torch
     """
 
     compute: Compute
     rows: dict[Ticket, int]
-    threads: int = 1
 
     @classmethod
     def of(cls, runtime: Runtime, batch: Sequence[Ticket], max_rows: int) -> Step:

@@ -92,7 +92,7 @@ class ModelStore:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        # before any model computes: threads that come while one does start with the number that it computes with
+        # before any engine starts, since what torch says of the machine is what a thread last set
         self._threads = settings.threads or available_threads()
         self._answering: dict[str, LoadedModel] = {}  # by `name@version`, and the newest of each name by `name`
         self.models: list[LoadedModel] = []
@@ -214,10 +214,8 @@ def _device(name: str) -> torch.device:
 def _load_runtime(folder: Path, device: torch.device, threads: int) -> Runtime:
     model, _ = load_checkpoint(folder)
     model = model.to(device)
-    crew = crew_of(threads if device.type == "cpu" else 1)
-    torch.set_num_threads(crew.size)
     with torch.inference_mode():
-        runtime = Runtime(model, model.prior_mixture(), device, crew)
+        runtime = Runtime(model, model.prior_mixture(), device, crew_of(threads if device.type == "cpu" else 1))
         _warm_up(runtime)
     return runtime
 
