@@ -65,13 +65,14 @@ def train(
     with _interruptible(lambda: "go on with --resume" if run.folder.exists() else "nothing had begun"):
         machine = prepare(device, threads)
         dataset = load_suited(chosen.dataset, LIKELIHOODS[chosen.model.likelihood], data_dir)
-        trainer = run.resume(dataset, machine) if resume else run.start(dataset, machine)
-        if chosen.training.compile and not trainer.compiled:
-            print("torch.compile does not work here, perhaps for want of a C++ compiler; training is slower without it")
-        print(f"{run.folder}: {_sizes(dataset)} on {device_name(machine)}, {trainer.epoch} epochs done", flush=True)
-        with show_training(console) as show:
-            run.fit(trainer, show)
-        card = run.export(trainer)
+        with run.alone():
+            trainer = run.resume(dataset, machine) if resume else run.start(dataset, machine)
+            if chosen.training.compile and not trainer.compiled:
+                print("torch.compile does not work here, perhaps for want of a C++ compiler; training is slower")
+            print(f"{run.folder}: {_sizes(dataset)} on {device_name(machine)}, {trainer.epoch} epochs done", flush=True)
+            with show_training(console) as show:
+                run.fit(trainer, show)
+            card = run.export(trainer)
     _say_next(run, trainer, card)
 
 

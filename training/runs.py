@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from training.checkpoints import find_checkpoint, new_checkpoint
 from training.datasets import Dataset
@@ -60,6 +63,17 @@ class Run:
             raise RecipeError(
                 f"there is a run in {self.folder}; continue it with --resume, remove it, or give another --version"
             )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out of the folder meanwhile; raises `RecipeError` if one is at work there."""
+        lock = self.folder.with_name(f".{self.version}.lock")  # beside it, since the folder is there if there is a run
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock, timeout=0):
+                yield
+        except Timeout:
+            raise RecipeError(f"another process is training in {self.folder}; wait for it, or stop it") from None
 
     def start(self, dataset: Dataset, device: torch.device) -> Trainer:
         """A trainer at its first epoch; raises `RecipeError` if the recipe does not fit the data set."""

@@ -108,3 +108,18 @@ def test_ctrl_c_says_how_to_go_on(long_recipe: Path, own_digits: Dataset, tmp_pa
     trainer = Trainer(Recipe.from_toml(long_recipe), own_digits, tmp_path / "runs" / "tiny" / "1", torch.device("cpu"))
     trainer.resume()
     assert trainer.epoch >= 3
+
+
+def test_two_processes_do_not_train_in_one_folder(long_recipe: Path, own_digits: Dataset, tmp_path: Path) -> None:
+    arguments = [long_recipe, "--runs-dir", tmp_path / "runs", "--store", tmp_path / "store", "--threads", 1]
+    folder = tmp_path / "runs" / "tiny" / "1"
+    with training_process(*arguments) as process:
+        wait_for_epoch(process, 1)
+        process.send_signal(signal.SIGSTOP)  # as one that was forgotten
+        with training_process(*arguments, "--resume") as second:
+            out, err = second.communicate()
+        assert (second.returncode, out) == (2, "")
+        assert f"another process is training in {folder}" in err.replace("\n", " ")
+        process.kill()
+    with training_process(*arguments, "--resume") as third:  # a lock does not outlive its process
+        wait_for_epoch(third, 2)
