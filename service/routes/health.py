@@ -14,12 +14,14 @@ __all__ = ["router"]
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> Health:
     """Answers as long as the process does."""
     return Health(status="live")
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses={503: PROBLEM_RESPONSES[503]})
 async def ready(request: Request) -> Health:
     """200 once every model has loaded and run; 503 before, and while the service stops."""

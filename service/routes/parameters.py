@@ -27,6 +27,7 @@ __all__ = [
     "Service",
     "UploadQuery",
     "random_seed",
+    "refuse_body",
     "service_of",
 ]
 
@@ -46,6 +47,13 @@ class Service:
 def service_of(request: Request) -> Service:
     """The service that a request came to."""
     return cast("Service", request.app.state.service)
+
+
+def refuse_body(request: Request) -> None:
+    """Raise `BadParameter` if a request brings a body to where parameters go in the query string alone."""
+    for name, value in request.scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+            raise BadParameter(f"{request.url.path} takes no body: its parameters go in the query string, ?name=value")
 
 
 class ModelQuery(QueryModel):

@@ -11,7 +11,7 @@ from service.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
 from service.jobs import SampleJob
 from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import MAX_SEED, LayoutQuery, Mode, random_seed, service_of
+from service.routes.parameters import MAX_SEED, LayoutQuery, Mode, random_seed, refuse_body, service_of
 from service.routes.query import QueryRoute
 
 __all__ = ["router"]
@@ -42,6 +42,7 @@ async def sample(request: Request, query: Annotated[SampleQuery, Query()]) -> Re
     The latents are drawn from the prior (for two layers z2 from the chosen component and z1 from p(z1 | z2)) and
     decoded. The first images of a seed are the same for every `n`.
     """
+    refuse_body(request)
     loaded, layout = query.loaded(request), query.layout(request, query.n)
     component = None if query.pseudo_input is None else loaded.component_of(query.pseudo_input)
     seed = random_seed() if query.seed is None else query.seed

@@ -29,6 +29,8 @@ def test_the_documentation_comes_from_here(client: httpx.Client) -> None:
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
 def test_health(client: httpx.Client, path: str) -> None:
     assert client.get(path).json() == {"status": path.rpartition("/")[2]}
+    head = client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
 
 
 def test_metrics_count_what_was_asked(service: Any, problem: Any, pngs: list[bytes]) -> None:

@@ -62,6 +62,16 @@ def test_without_a_seed_the_answer_names_one_that_repeats_it(client: httpx.Clien
         assert client.post(f"/sample?n=3&seed={response.headers['x-seed']}").content == response.content
 
 
+@pytest.mark.parametrize(
+    "body", [{"json": {"pseudo_input": 2}}, {"content": iter([b"pseudo_input=2"])}], ids=["json", "stream"]
+)
+def test_a_body_is_refused_since_its_parameters_would_go_unread(
+    client: httpx.Client, problem: Any, body: dict[str, Any]
+) -> None:
+    refusal = problem(client.post("/sample?n=2", **body), 422, "bad-parameter")
+    assert "/sample takes no body: its parameters go in the query string" in refusal["detail"]
+
+
 @pytest.mark.parametrize("k", range(6))
 def test_without_temperature_a_pseudo_input_has_one_image(sample: Any, component_images: Any, k: int) -> None:
     images = sample(pseudo_input=k, n=5, temperature=0)
