@@ -207,7 +207,8 @@ def _describe(card: Card) -> list[str]:
 
 def _sizes(dataset: Dataset) -> str:
     sides = "x".join(str(side) for side in dataset.image_shape)
-    return f"{dataset.name}, {len(dataset.train)} / {len(dataset.valid)} / {len(dataset.test)} images of {sides}"
+    numbers = " / ".join(str(len(images)) for images in (dataset.train, dataset.valid, dataset.test))
+    return f"{dataset.name}, {numbers} {dataset.kind} images of {sides}"
 
 
 @contextmanager

@@ -161,4 +161,4 @@ def test_the_data_sets_are_listed_and_fetched(command: Command) -> None:
     lines = {line.split()[1]: line for line in command("data").out.splitlines() if line.startswith("│")}
     assert " no " in lines["static_mnist"]
     assert " yes " in lines["digits"]
-    assert "digits, 1297 / 250 / 250 images of 1x8x8" in command("data", "digits").out
+    assert "digits, 1297 / 250 / 250 binary images of 1x8x8" in command("data", "digits").out

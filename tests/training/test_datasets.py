@@ -43,7 +43,7 @@ def test_the_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest
 def test_a_pixel_is_white_from_one_half_on(levels: int, dark: int, bright: int) -> None:
     thresholded = gray(np.array([[[dark, bright], [0, levels]]]), levels).thresholded()
     assert thresholded.train.tolist() == [[[[0, 1], [0, 1]]]]
-    assert thresholded.levels == 1
+    assert (thresholded.levels, thresholded.kind) == (1, "binary")
     assert thresholded.train.dtype == np.uint8
 
 

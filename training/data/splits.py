@@ -50,6 +50,11 @@ class Dataset:
         channels, height, width = self.train.shape[1:]
         return channels, height, width
 
+    @property
+    def kind(self) -> str:
+        """How its pixels are, in a word."""
+        return "gray" if self.levels > 1 else "binarized" if self.dynamic else "binary"
+
     def gray(self, split: str) -> Pixels:
         """A split's images as 8-bit gray levels: the ones of a binary image become 255."""
         images: Pixels = getattr(self, split)
