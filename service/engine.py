@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar, cast, overload
 from weakref import WeakKeyDictionary
@@ -74,17 +74,20 @@ class Engine:
         self._thread.start()
 
     @overload
-    async def run(self, job: Job[Result]) -> Result: ...
+    async def run(self, job: Job[Result], *, owner: Hashable = None) -> Result: ...
 
     @overload
-    async def run(self, job: Job[Result], then: Callable[[Result], Answer]) -> Answer: ...
+    async def run(self, job: Job[Result], then: Callable[[Result], Answer], *, owner: Hashable = None) -> Answer: ...
 
-    async def run(self, job: Job[Result], then: Callable[[Result], Answer] | None = None) -> Result | Answer:
+    async def run(
+        self, job: Job[Result], then: Callable[[Result], Answer] | None = None, *, owner: Hashable = None
+    ) -> Result | Answer:
         """The job's result, or what `then` makes of it in a thread of its own, which is where encoding belongs.
 
-        Raises `Overloaded` if the queue is full; cancelling drops the job at its next step.
+        Jobs of one owner share its turns; a job without one takes turns by itself. Raises `Overloaded` if the queue is
+        full; cancelling drops the job at its next step.
         """
-        ticket = Ticket(job, Waiter(then))
+        ticket = Ticket(job, Waiter(then), owner)
         self._admit(ticket)
         try:
             return cast("Result | Answer", await ticket.waiter.future)
@@ -159,7 +162,7 @@ class Engine:
             self._turn(runtime)
         with self._wake:
             self._wake.wait_for(lambda: not self._helpers)
-        fail([ticket.waiter for ticket in (*self._light.clear(), *self._heavy.clear())], asyncio.CancelledError())
+        fail([ticket.waiter for ticket in (*self._light, *self._heavy)], asyncio.CancelledError())
 
     def _wait(self) -> bool:
         """Sleep until there is work; False once the engine is closed."""
@@ -212,7 +215,7 @@ class Engine:
                 return None
             step = Step.of(runtime, batch, max_rows)
             with self._wake:
-                queue.put_back(batch, step)
+                queue.advance(step)
                 self._call_helper()
             return step
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from service.delivery import Waiter
 from service.jobs import AnyJob, Compute, Runtime
@@ -16,6 +17,7 @@ __all__ = ["Queue", "Step", "Ticket"]
 class Ticket:
     """A job on its way through the engine, and who waits for it.
 
+    owner:     of this job and perhaps of others
     size:      rows that the job came with
     cancelled: whether nobody waits any more
     dropped:   whether it was therefore taken out of the queue, with some of its rows left
@@ -23,8 +25,9 @@ class Ticket:
     steps:     of it, under way
     """
 
-    def __init__(self, job: AnyJob, waiter: Waiter) -> None:
+    def __init__(self, job: AnyJob, waiter: Waiter, owner: Hashable = None) -> None:
         self.job, self.waiter, self.size = job, waiter, job.rows
+        self.owner = self if owner is None else owner
         self.cancelled = self.dropped = False
         self.failure: Exception | None = None
         self.steps = 0
@@ -95,59 +98,61 @@ class Step:
 
 
 class Queue:
-    """Jobs that wait, those first whose turn it is."""
+    """Jobs that wait, each owner's in a line of its own: owners take turns, however many jobs they have."""
 
     def __init__(self) -> None:
-        self._tickets: deque[Ticket] = deque()
+        self._lines: OrderedDict[Hashable, list[Ticket]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return sum(map(len, self._lines.values()))
+
+    def __iter__(self) -> Iterator[Ticket]:
+        """The first job of every line, then the second ones."""
+        for places in zip_longest(*self._lines.values()):
+            yield from (ticket for ticket in places if ticket is not None)
 
     @property
     def rows(self) -> int:
         """Rows that nobody has taken."""
-        return sum(ticket.job.rows for ticket in self._tickets)
+        return sum(ticket.job.rows for ticket in self)
 
     def add(self, ticket: Ticket) -> None:
-        """Put a job at the end."""
-        self._tickets.append(ticket)
-
-    def clear(self) -> list[Ticket]:
-        """Take out everything."""
-        tickets = [*self._tickets]
-        self._tickets.clear()
-        return tickets
+        """Put a job at the end of its owner's line."""
+        self._lines.setdefault(ticket.owner, []).append(ticket)
 
     def drop(self) -> list[Ticket]:
         """Take out what failed meanwhile, and what was cancelled, which is returned."""
-        dropped: list[Ticket] = []
-        for ticket in self.clear():
-            if ticket.cancelled and ticket.job.rows:
-                ticket.dropped = True
-                dropped.append(ticket)
-            elif ticket.job.rows:
-                self.add(ticket)
+        over = [ticket for ticket in self if ticket.cancelled or not ticket.job.rows]
+        dropped = [ticket for ticket in over if ticket.job.rows]
+        for ticket in over:
+            self._remove(ticket)
+        for ticket in dropped:
+            ticket.dropped = True
         return dropped
 
     def batch(self, max_rows: int) -> list[Ticket]:
-        """Take out the first job, and those that go with it until there are so many rows."""
+        """The first job, and those that go with it until there are so many rows."""
         batch: list[Ticket] = []
-        for ticket in self.clear():
+        for ticket in self:
             if max_rows > 0 and (not batch or ticket.goes_with(batch[0])):
                 batch.append(ticket)
                 max_rows -= ticket.job.rows
-            else:
-                self.add(ticket)
         return batch
 
-    def put_back(self, batch: Sequence[Ticket], step: Step) -> None:
-        """Return what a step has left of its batch.
+    def advance(self, step: Step) -> None:
+        """Take out what has no rows left; the owners of what has had its turn go to the end."""
+        for ticket in step.rows:
+            self._remove(ticket)
+            if ticket.job.rows:
+                self.add(ticket)
+            if ticket.owner in self._lines:
+                self._lines.move_to_end(ticket.owner)
 
-        A job that it had no room for keeps its place; one that has had its turn goes to the end, which shares the
-        machine fairly.
-        """
-        self._tickets.extendleft(ticket for ticket in reversed(batch) if ticket not in step.rows)
-        self._tickets.extend(ticket for ticket in step.rows if ticket.job.rows)
+    def _remove(self, ticket: Ticket) -> None:
+        line = self._lines[ticket.owner]
+        line.remove(ticket)
+        if not line:
+            del self._lines[ticket.owner]
 
 
 def _raising(error: Exception) -> Compute:

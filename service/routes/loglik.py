@@ -70,7 +70,7 @@ async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]
     async def score(index: int) -> tuple[bytes, bool]:
         async def compute() -> bytes:
             job = LogLikelihoodJob(loaded.runtime.model, images.gray[index], num_samples=num_samples, seed=seed)
-            return await loaded.engine.run(job, lambda score: _encode(score, loaded))
+            return await loaded.engine.run(job, lambda score: _encode(score, loaded), owner=request)
 
         key = cache_key("loglik", loaded.digest, repr((num_samples, seed)), digests[index])
         return await service.cache.get_or_compute(key, compute)

@@ -28,9 +28,9 @@ class Counting(Job[int]):
     log: ClassVar[list[tuple[str, ...]]] = []
     gate: ClassVar[threading.Event] = threading.Event()
 
-    def __init__(self, name: str, rows: int, key: str = "") -> None:
-        self.name, self.rows, self.key, self.steps = name, rows, key, 0
-        self.all_rows = rows
+    def __init__(self, name: str, rows: int, key: str = "", owner: str | None = None) -> None:
+        self.name, self.rows, self.all_rows, self.key, self.owner = name, rows, rows, key, owner
+        self.steps = 0
 
     @classmethod
     def take(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> Compute:
@@ -92,7 +92,7 @@ def queued(engine: Engine) -> tuple[float | None, ...]:
     return tuple(engine.metrics.registry.get_sample_value(name, {"model": "tiny@1"}) for name in names)
 
 
-async def waiting(engine: Engine, *jobs: Job[int]) -> list[asyncio.Task[int]]:
+async def waiting(engine: Engine, *jobs: Counting) -> list[asyncio.Task[int]]:
     """Submit jobs behind a plug, so that all of them wait when the gate opens."""
     tasks = [asyncio.create_task(engine.run(Plug("plug", 1)))]
     while not (started := queued(engine)[0]):
@@ -101,7 +101,7 @@ async def waiting(engine: Engine, *jobs: Job[int]) -> list[asyncio.Task[int]]:
     while engine._light:  # until the thread has taken the plug
         await asyncio.sleep(0.001)
     for job in jobs:
-        tasks.append(asyncio.create_task(engine.run(job)))
+        tasks.append(asyncio.create_task(engine.run(job, owner=job.owner)))
         await asyncio.sleep(0)
     return tasks
 
@@ -125,6 +125,15 @@ async def test_heavy_jobs_share_the_machine_in_turn(engine):
     Counting.gate.set()
     await asyncio.gather(*tasks)
     assert Counting.log == [("plug",), ("x",), ("y",), ("x",), ("y",), ("x",)]
+
+
+async def test_owners_share_the_machine_however_many_jobs_they_have(engine):
+    jobs = [Counting(f"many {i}", 2, key=str(i), owner="x") for i in range(3)]
+    tasks = await waiting(engine, *jobs, Counting("one", 3, key="one"))
+    Counting.gate.set()
+    await asyncio.gather(*tasks)
+    order = ["plug", "many 0", "one", "many 1", "one", "many 2", "one", "many 0", "many 1", "many 2"]
+    assert Counting.log == [(name,) for name in order]
 
 
 async def test_light_jobs_share_the_machine_in_turn(engine):
