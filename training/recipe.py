@@ -45,6 +45,8 @@ class Optimization:
                         the log-likelihood
     averaging:          decay, per step, of a moving average of the weights (taken every tenth step), which is then what
                         is validated and kept; the paper keeps the weights themselves, which is 0
+    keep:               `best` for the weights of the epoch with the best validation bound, as in the paper, or `last`,
+                        for which every epoch counts as the best so far
     """
 
     learning_rate: float = 5e-4
@@ -60,6 +62,7 @@ class Optimization:
     importance_samples: int = 1
     validation_samples: int = 1
     averaging: float = 0.0
+    keep: str = "best"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_epochs", "patience", "importance_samples", "validation_samples"):
@@ -77,6 +80,8 @@ class Optimization:
             raise RecipeError(f"training.averaging must be at least 0 and less than 1, not {self.averaging}")
         if self.precision not in ("float32", "bfloat16"):
             raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
+        if self.keep not in ("best", "last"):
+            raise RecipeError(f"training.keep must be best or last, not {self.keep!r}")
 
     @property
     def draws(self) -> dict[str, int]:

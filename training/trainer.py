@@ -122,7 +122,7 @@ class Trainer:
             raise FloatingPointError(f"epoch {epoch} gave a bound that is not finite; try a smaller learning rate")
         self.epoch, self.seconds = epoch, self.seconds + time.perf_counter() - started
         metrics = EpochMetrics(epoch, kl_weight, *train, *valid, time.perf_counter() - started)
-        if metrics.valid_elbo > self.best_elbo:
+        if settings.keep == "last" or metrics.valid_elbo > self.best_elbo:
             self.best_elbo, self.best_epoch = metrics.valid_elbo, epoch
             self.best_weights = self._weights(self.average.module)
         self._save(metrics)

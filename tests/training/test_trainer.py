@@ -65,6 +65,17 @@ def test_training_stops_when_patience_is_spent_and_keeps_the_best_weights(
     assert trainer.summary()["best_valid_elbo"] == elbos[best - 1]
 
 
+def test_the_last_weights_are_kept_if_the_recipe_says_so(recipe: Recipe, digits: Dataset, tmp_path: Path) -> None:
+    trainer = Scripted(with_training(recipe, patience=1, max_epochs=4, keep="last"), digits, tmp_path, CPU)
+    trainer.elbos = iter([-5, -3, -6, -4])
+    while not trainer.finished:
+        trainer.run_epoch()
+    assert trainer.epoch == 4
+    assert {value.item() for p in trainer.best_model().parameters() for value in p.flatten()} == {4.0}
+    summary = trainer.summary()
+    assert (summary["best_epoch"], summary["best_valid_elbo"]) == (4, -4)
+
+
 def test_the_weights_that_are_kept_are_a_moving_average_of_every_tenth_step_and_the_last(
     recipe: Recipe, digits: Dataset, tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ def beyond_the_paper(card: Card) -> str:
     parts = [f"weights of {start}"] if start else []
     parts += [f"{draws:.0f}-sample bound"] if draws > 1 else []
     parts += ["annealing"] if known.get("annealing") is True else []
+    parts += ["last weights"] if known.get("keep") == "last" else []
     parts += [f"{words} {known[key]}" for key, words in BEYOND.items() if number(known, key)]
     parts += ["bfloat16"] if known.get("precision") == "bfloat16" else []
     parts += ["pseudo-inputs from images"] if not start and pseudo_inputs.get("init") == "data" else []

@@ -34,7 +34,8 @@ class Progress:
     @classmethod
     def of(cls, history: Sequence[Mapping[str, Any]], settings: Optimization) -> Progress:
         """From the metrics of every epoch so far, one at least."""
-        last, best = history[-1], max(history, key=lambda line: line["valid_elbo"])
+        last = history[-1]
+        best = last if settings.keep == "last" else max(history, key=lambda line: line["valid_elbo"])
         return cls(
             epoch=last["epoch"],
             max_epochs=settings.max_epochs,

@@ -192,8 +192,8 @@ def test_a_cell_says_how_it_came_to_be(put_card: PutCard, tables: Tables) -> Non
         ({"training": {"averaging": 0.9}, "pseudo_inputs": "data"}, "averaging 0.9"),
         ({"start": "", "training": {"importance_samples": 1}}, ""),
         (
-            {"start": "c@1", "training": {"importance_samples": 5, "annealing": True}},
-            "weights of c@1, 5-sample bound, annealing",
+            {"start": "c@1", "training": {"importance_samples": 5, "annealing": True, "keep": "last"}},
+            "weights of c@1, 5-sample bound, annealing, last weights",
         ),
         ({"start": "c@1", "pseudo_inputs": {"init": "data"}}, "weights of c@1"),
     ],

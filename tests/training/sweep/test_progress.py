@@ -30,6 +30,11 @@ def test_the_epochs_left_are_those_of_the_trainer(trainer: Trainer) -> None:
     assert left == {0, 1, 2, 3, 4, 5, 6}
 
 
+def test_where_the_last_weights_are_kept_every_epoch_is_the_best() -> None:
+    progress = Progress.of(history(best=1, epochs=8), replace(SETTINGS, keep="last"))
+    assert (progress.best_epoch, progress.best_elbo, progress.epochs_left) == (8, -107.0, 1)
+
+
 def test_the_time_left_is_that_of_the_epochs_left() -> None:
     assert Progress.of(history(best=5, epochs=6), SETTINGS).time_left == timedelta(seconds=90)
 
