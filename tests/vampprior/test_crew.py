@@ -119,3 +119,19 @@ def test_an_error_is_raised_when_all_under_way_have_ended(culprit):
 def test_there_is_one_crew_of_a_size():
     assert crew_of(2) is crew_of(2)
     assert crew_of(2).size == 2
+
+
+def test_a_helper_that_is_called_works_beside_the_caller_and_survives_an_error():
+    crew, called, seen = Crew(2), threading.Event(), []
+
+    def note() -> None:
+        seen.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+        called.set()
+
+    def fail() -> None:
+        raise RuntimeError("nobody hears this")
+
+    crew.call(fail)
+    crew.call(note)
+    assert called.wait(60)
+    assert seen == [(False, 1)]
