@@ -79,8 +79,14 @@ class Runtime:
         return index.clip(max=len(self._edges) - 1)
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
-        """The array where the model is."""
-        return torch.from_numpy(array).to(self.device)
+        """The array where the model is. On a CPU not even `to` is called, which would wait for Python's lock."""
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
+
+    def to_host(self, tensor: Tensor) -> NDArray[Any]:
+        """The tensor as an array, likewise."""
+        host = tensor if self.device.type == "cpu" else tensor.cpu()
+        return host.numpy()
 
 
 Compute = Callable[[], None]
@@ -147,7 +153,7 @@ class RowsJob(Job[Result]):
     def _advance(cls, runtime: Runtime, parts: Sequence[tuple[Self, slice]]) -> None:
         columns = zip(*([array[rows] for array in job.inputs] for job, rows in parts), strict=True)
         batch = [runtime.to_device(padded(np.concatenate(column))) for column in columns]
-        outputs = [output.cpu().numpy() for output in cls._run(runtime, *batch)]
+        outputs = [runtime.to_host(output) for output in cls._run(runtime, *batch)]
         start = 0
         for job, rows in parts:
             end = start + rows.stop - rows.start

@@ -62,7 +62,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
             return (log_importance_weights(runtime.model, x, context, noise, runtime.mixture),)
 
         (log_weights,) = runtime.programs.run((cls, "weigh"), weigh, runtime.to_device(noise), *condition)
-        for job, row in zip(jobs, log_weights.cpu().numpy(), strict=True):
+        for job, row in zip(jobs, runtime.to_host(log_weights), strict=True):
             job.log_weights[left] = row[:samples]
 
     @classmethod
