@@ -52,6 +52,10 @@ class Cards:
             raise CheckpointError(f"there is no checkpoint in {store}; `python -m training train` makes one")
         return cls(tuple(cards), tuple(problems))
 
+    def from_scratch(self) -> Cards:
+        """Those that started from random weights, as the paper's do; what refines weights may take longer steps."""
+        return Cards(tuple(card for card in self.cards if not _recipe(card).get("start")), self.problems)
+
     def of_cell(self, cell: Cell) -> Result:
         """What the store holds of a cell of the paper."""
         return self._result(cell, cell.data.names)

@@ -296,6 +296,14 @@ def test_the_vampprior_costs_more_time_on_the_same_device(put_card: PutCard, tab
     assert [pixel[key] for key in ("standard", "VampPrior", "ratio")] == ["not run", "18.0 s", ""]
 
 
+def test_the_times_are_of_trainings_from_scratch(put_card: PutCard, tables: Tables) -> None:
+    put_card("standard", prior="standard", training={"wall_clock_seconds": 3000.0})
+    put_card("vampprior", training={"wall_clock_seconds": 4500.0})
+    put_card("vampprior", version="2", training={"wall_clock_seconds": 90000.0, "recipe": {"start": "vampprior@1"}})
+    (row,) = tables()["Wall-clock per epoch"]
+    assert (row["VampPrior"], row["ratio"]) == ("15.0 s", "1.50")
+
+
 def test_times_in_other_precision_do_not_compare(put_card: PutCard, tables: Tables) -> None:
     for prior, precision in (("standard", "float32"), ("vampprior", "bfloat16")):
         put_card(prior, prior=prior, training={"recipe": {"training": {"precision": precision}}})
