@@ -27,7 +27,7 @@ class Ticket:
 
     def __init__(self, job: AnyJob, waiter: Waiter, owner: Hashable = None) -> None:
         self.job, self.waiter, self.size = job, waiter, job.rows
-        self.owner = self if owner is None else owner
+        self.owner = object() if owner is None else owner  # not itself, which would have it wait for the collector
         self.cancelled = self.dropped = False
         self.failure: Exception | None = None
         self.steps = 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
@@ -367,3 +370,21 @@ async def test_a_job_cancelled_during_a_step_is_computed_no_further(
         "vampprior_jobs_total", {"model": "tiny@1", "operation": "counting", "outcome": "cancelled"}
     )
     assert cancelled == 1
+
+
+async def test_a_job_is_freed_with_its_answer_and_not_by_the_collector(engine: Engine) -> None:
+    """Its images would otherwise stay until Python looks for cycles, which it seldom does."""
+    Counting.gate.set()
+    gc.disable()
+    try:
+        job = Light("light", 1)
+        kept = weakref.ref(job)
+        assert await engine.run(job) == 1
+        del job
+        await engine.run(Light("next", 1))  # the threads let go of what they had
+        give_up = time.monotonic() + 60
+        while kept() is not None and time.monotonic() < give_up:
+            await asyncio.sleep(0.01)
+        assert kept() is None
+    finally:
+        gc.enable()
