@@ -60,22 +60,25 @@ def test_an_upload_is_dropped_when_its_client_hangs_up(patient: Any) -> None:
 
 
 @pytest.mark.parametrize("leaver", [0, 1])
-@pytest.mark.parametrize("path", ["/loglik?num_samples=600&seed={}", "/sample?n=3&seed={}"])
+@pytest.mark.parametrize(
+    ("path", "uploads"), [("/loglik?num_samples=600&seed={}", True), ("/sample?n=3&seed={}", False)]
+)
 def test_one_that_leaves_does_not_disturb_another_with_the_same_request(
-    patient: Any, client: httpx.Client, pngs: list[bytes], path: str, leaver: int
+    patient: Any, client: httpx.Client, pngs: list[bytes], path: str, uploads: bool, leaver: int
 ) -> None:
     path, before = path.format(leaver), patient.metric("cache_requests_total", outcome="joined")
+    body = pngs[0] if uploads else b""
     with patient.hold():
-        connections = [patient.send(path, pngs[0])]
+        connections = [patient.send(path, body)]
         patient.until(lambda: patient.queued() == 2)
-        connections.append(patient.send(path, pngs[0]))
+        connections.append(patient.send(path, body))
         patient.until(lambda: patient.metric("cache_requests_total", outcome="joined") == before + 1)
         left = patient.metric("http_requests_total", status="499")
         connections.pop(leaver).close()
         patient.until(lambda: patient.metric("http_requests_total", status="499") == left + 1)
     with connections[0] as stayed:
         answer = httpx_answer(stayed)
-    assert answer == client.post(path, content=pngs[0], headers={"Content-Type": "image/png"}).content
+    assert answer == client.post(path, content=body, headers={"Content-Type": "image/png"}).content
 
 
 def httpx_answer(connection: Any) -> bytes:
@@ -109,7 +112,8 @@ def test_one_that_leaves_does_not_disturb_others_in_the_same_batch(
 def test_light_requests_pass_a_score_without_an_end(patient: Any, pngs: list[bytes]) -> None:
     with patient.send(f"/loglik?num_samples={ENDLESS}", pngs[0]):
         patient.until(lambda: patient.queued() == 1)
-        for path in ("/sample", "/reconstruct?seed=77", "/encode?top=9"):
+        assert patient.client.post("/sample").status_code == 200
+        for path in ("/reconstruct?seed=77", "/encode?top=9"):
             assert patient.client.post(path, files={"file": pngs[0]}).status_code == 200
         assert patient.client.post("/loglik?num_samples=5", files={"file": pngs[0]}).status_code == 200
         assert patient.queued() == 1
