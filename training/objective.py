@@ -15,10 +15,10 @@ __all__ = ["Objective", "lower_bound"]
 
 
 class Objective(NamedTuple):
-    """A lower bound of log p(x) and its parts, in nats, per image; each tensor has shape (N,).
+    """A bound of log p(x) and its parts, in nats, per image; each tensor has shape (N,).
 
-    value:          what is maximized: the bound with the KL weighted
-    bound:          the same with a KL weight of 1
+    value:          what is maximized: a lower bound with the KL weighted, or an upper bound negated
+    bound:          the bound itself
     reconstruction: mean of log p(x | z) over the draws
     kl:             mean of log q(z | x) - log p(z) over the draws
     """

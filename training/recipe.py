@@ -45,6 +45,9 @@ class Optimization:
                         the log-likelihood
     averaging:          decay, per step, of a moving average of the weights (taken every tenth step), which is then what
                         is validated and kept; the paper keeps the weights themselves, which is 0
+    phase:              `wake` to fit the model to the training images, as in the paper, or `sleep` to fit its posterior
+                        alone, and to images that the model of `start` generates (Hinton et al., 1995), of which there
+                        is no end; as many an epoch
     keep:               `best` for the weights of the epoch with the best validation bound, as in the paper, or `last`,
                         for which every epoch counts as the best so far
     """
@@ -62,6 +65,7 @@ class Optimization:
     importance_samples: int = 1
     validation_samples: int = 1
     averaging: float = 0.0
+    phase: str = "wake"
     keep: str = "best"
 
     def __post_init__(self) -> None:
@@ -80,6 +84,12 @@ class Optimization:
             raise RecipeError(f"training.averaging must be at least 0 and less than 1, not {self.averaging}")
         if self.precision not in ("float32", "bfloat16"):
             raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
+        if self.phase not in ("wake", "sleep"):
+            raise RecipeError(f"training.phase must be wake or sleep, not {self.phase!r}")
+        if self.phase == "sleep" and (self.warmup_epochs, self.importance_samples) != (0, 1):
+            raise RecipeError(
+                "training.phase = sleep trains no lower bound: it takes warmup_epochs = 0 and importance_samples = 1"
+            )
         if self.keep not in ("best", "last"):
             raise RecipeError(f"training.keep must be best or last, not {self.keep!r}")
 
@@ -90,6 +100,8 @@ class Optimization:
 
     def bound_name(self, split: str) -> str:
         """What people call the bound of a split."""
+        if split == "train" and self.phase == "sleep":
+            return "upper bound of its own images"
         draws = self.draws[split]
         return "ELBO" if draws == 1 else f"{draws}-sample bound"
 
@@ -171,13 +183,16 @@ class Recipe:
                 build_model(model)  # knows whether there is such a model
         except ValueError as error:
             raise RecipeError(f"[model]: {error}") from error
+        training = _read(Optimization, "training", values)
+        if training.phase == "sleep" and not start:
+            raise RecipeError("training.phase = sleep needs a start: the checkpoint whose images are learnt from")
         return cls(
             name=values["name"],
             dataset=values["dataset"],
             start=start,
             model=model,
             pseudo_inputs=_read(PseudoInputs, "pseudo_inputs", values),
-            training=_read(Optimization, "training", values),
+            training=training,
         )
 
     @classmethod

@@ -21,8 +21,9 @@ from training.machine import can_compile
 from training.objective import lower_bound
 from training.optim import NormalizedAdam, parameter_groups
 from training.recipe import Recipe, RecipeError, first_difference
+from training.sleep import Sleep
 from vampprior.machine import device_name
-from vampprior.models import LatentModel, build_model
+from vampprior.models import LatentModel, Latents, build_model
 
 __all__ = ["METRICS_FILE", "STATE_FILE", "EpochMetrics", "Trainer"]
 
@@ -61,7 +62,7 @@ class Trainer:
     Every epoch's order and noise come from a generator seeded with the recipe's seed and the epoch's number, so that a
     run resumed from `run_dir` gives the numbers of an uninterrupted one.
 
-    start: the model of the recipe's `start`, if it has one
+    start: the model of the recipe's `start`, if it has one; no other model may use its weights
     """
 
     def __init__(
@@ -86,6 +87,10 @@ class Trainer:
             self._start_pseudo_inputs()
         else:
             self._start_from(start)
+        self.sleep: Sleep | None = None
+        if start is not None and recipe.training.phase == "sleep":
+            self.sleep = Sleep(start.to(device))
+            self.sleep.freeze(self.model)
         groups = parameter_groups(self.model, recipe.training.weight_decay)
         self.optimizer = NormalizedAdam(groups, lr=recipe.training.learning_rate)
         decay = recipe.training.averaging**AVERAGE_EVERY
@@ -130,28 +135,36 @@ class Trainer:
 
     def train_epoch(self, kl_weight: float, generator: torch.Generator) -> Bounds:
         """Take every step of an epoch, with order and noise from the generator; returns the means of the bound."""
-        images, settings = self.train_images, self.recipe.training
-        order = torch.randperm(len(images), generator=generator, device=self.device)
+        num_images = len(self.train_images)
+        order = torch.randperm(num_images, generator=generator, device=self.device)
         weight = torch.tensor(kl_weight, device=self.device)
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         self.model.train()
-        batches = torch.split(order, settings.batch_size)
+        batches = torch.split(order, self.recipe.training.batch_size)
         for step, batch in enumerate(batches, 1):
-            x = self._view(images[batch], generator)
-            loss, sums = self._loss(x, self._noise("train", len(x), generator), weight)
+            loss, sums = self._loss(*self._visit(batch, generator), weight)
             torch.autograd.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             if step % AVERAGE_EVERY == 0 or step == len(batches):
                 self.average.update_parameters(self.model)
             totals += sums
-        elbo, reconstruction, kl = (totals / len(images)).tolist()  # the epoch's only wait for the device
+        elbo, reconstruction, kl = (totals / num_images).tolist()  # the epoch's only wait for the device
         return elbo, reconstruction, kl
 
-    def _plain_loss(self, x: Tensor, noise: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _visit(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | Latents]:
+        """Training images of these numbers and noise for their latents; asleep, as many images and their latents."""
+        if self.sleep is not None:
+            return self.sleep.generate(len(chosen), generator)
+        return self._view(self.train_images[chosen], generator), self._noise("train", len(chosen), generator)
+
+    def _plain_loss(self, x: Tensor, draws: Any, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
         low = self.recipe.training.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            value, *parts = lower_bound(self.model, x, noise, kl_weight)
+            if self.sleep is None:
+                value, *parts = lower_bound(self.model, x, draws, kl_weight)
+            else:
+                value, *parts = self.sleep.upper_bound(self.model, x, draws)
         return -value.mean(), torch.stack([part.sum() for part in parts]).detach()
 
     @torch.no_grad()

@@ -44,6 +44,12 @@ class DiagonalNormal(NamedTuple):
         quadratic = (z - self.mean).square() * torch.exp(-self.log_var)
         return -0.5 * (quadratic + self.log_var + LOG_2PI).sum(-1)
 
+    def kl_divergence(self, other: DiagonalNormal) -> Tensor:
+        """KL(self || other), in nats, (*)."""
+        log_ratio = self.log_var - other.log_var
+        distance = (self.mean - other.mean).square() * torch.exp(-other.log_var)
+        return 0.5 * (torch.exp(log_ratio) + distance - 1.0 - log_ratio).sum(-1)
+
     def log_prob_of_sample(self, noise: Tensor) -> Tensor:
         """Log-density of `sample(noise)`, shape (*, M) -> (*): less to compute than `log_prob`, no cancelling."""
         return -0.5 * (noise.square().sum(-1) + (self.log_var + LOG_2PI).sum(-1))
@@ -83,6 +89,11 @@ class Mixture(NamedTuple):
     def responsibilities(self, z: Tensor) -> Tensor:
         """Posterior probability of each component given z, shape (*, M) -> (*, K)."""
         return torch.softmax(self.component_log_probs(z), dim=-1)
+
+    @property
+    def components(self) -> DiagonalNormal:
+        """The normals of all components, over (K, M)."""
+        return DiagonalNormal(self.mean, self.log_var)
 
     def component(self, index: Tensor) -> DiagonalNormal:
         """The normals of the chosen components, index (*) -> normals over (*, M)."""

@@ -97,6 +97,14 @@ class LatentModel(nn.Module, ABC):
         """Draw all latents from q(z | x); `context` broadcasts against noise (*, noise_dim)."""
 
     @abstractmethod
+    def log_q(self, x: Tensor, latents: Latents) -> Tensor:
+        """log q(z | x) of given latents, images (N, C, H, W) and latents (N, M) -> (N,)."""
+
+    @abstractmethod
+    def log_p(self, latents: Latents, mixture: Mixture) -> Tensor:
+        """log p(z) of all latents, (*, M) -> (*)."""
+
+    @abstractmethod
     def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
         """q of each layer, by name, top first, with the layers above at their means; (N, C, H, W) -> (N, M)."""
 
@@ -161,6 +169,14 @@ class VAE(LatentModel):
         z1 = q_z1.sample(noise)
         return Posterior((z1,), q_z1.log_prob_of_sample(noise), mixture.log_prob(z1))
 
+    def log_q(self, x: Tensor, latents: Latents) -> Tensor:
+        (z1,) = latents
+        return self.q_z1(x).log_prob(z1)
+
+    def log_p(self, latents: Latents, mixture: Mixture) -> Tensor:
+        (z1,) = latents
+        return mixture.log_prob(z1)
+
     def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
         return {"z1": self.q_z1(x)}
 
@@ -201,8 +217,15 @@ class HVAE(LatentModel):
         q_z1 = self.q_z1(image_half, z2)
         z1 = q_z1.sample(noise1)
         log_q = q_z2.log_prob_of_sample(noise2) + q_z1.log_prob_of_sample(noise1)
-        log_p = mixture.log_prob(z2) + self.p_z1(z2).log_prob(z1)
-        return Posterior((z1, z2), log_q, log_p)
+        return Posterior((z1, z2), log_q, self.log_p((z1, z2), mixture))
+
+    def log_q(self, x: Tensor, latents: Latents) -> Tensor:
+        z1, z2 = latents
+        return self.q_z2(x).log_prob(z2) + self.q_z1(self.q_z1.image_half(x), z2).log_prob(z1)
+
+    def log_p(self, latents: Latents, mixture: Mixture) -> Tensor:
+        z1, z2 = latents
+        return mixture.log_prob(z2) + self.p_z1(z2).log_prob(z1)
 
     def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
         mean, log_var, image_half = self.condition(x)

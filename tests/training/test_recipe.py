@@ -65,6 +65,13 @@ def test_a_whole_number_is_taken_for_a_fraction() -> None:
         ({"training": {"weight_decay": -0.1}}, "training.weight_decay must not be negative"),
         ({"training": {"seed": 2**32}}, "training.seed must be between"),
         ({"training": {"precision": "float16"}}, "training.precision must be float32 or bfloat16"),
+        ({"training": {"phase": "rem"}}, "training.phase must be wake or sleep, not 'rem'"),
+        ({"start": "a@1", "training": {"phase": "sleep"}}, "it takes warmup_epochs = 0 and importance_samples = 1"),
+        (
+            {"start": "a@1", "training": {"phase": "sleep", "warmup_epochs": 0, "importance_samples": 5}},
+            "it takes warmup_epochs = 0 and importance_samples = 1",
+        ),
+        ({"training": {"phase": "sleep", "warmup_epochs": 0}}, "training.phase = sleep needs a start"),
         ({"training": {"keep": "first"}}, "training.keep must be best or last"),
         ({"pseudo_inputs": {"std": -0.1}}, "no normal distribution has mean 0.5 and std -0.1"),
         ({"name": "Bad Name"}, "the name 'Bad Name' must be lower-case"),

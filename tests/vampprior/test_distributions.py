@@ -32,6 +32,14 @@ def test_a_diagonal_normal_is_torchs(draw_noise: Noise) -> None:
     torch.testing.assert_close(DiagonalNormal(mean, log_var).log_prob(z), torch_normal(mean, log_var).log_prob(z))
 
 
+def test_the_divergence_of_normals_is_torchs(draw_noise: Noise) -> None:
+    ours = [DiagonalNormal(draw_noise(5, 3), draw_noise(5, 3)) for _ in range(2)]
+    theirs = [torch.distributions.Normal(q.mean, q.std) for q in ours]
+    expected = torch.distributions.kl_divergence(*theirs).sum(-1)
+    torch.testing.assert_close(ours[0].kl_divergence(ours[1]), expected)
+    assert torch.equal(ours[0].kl_divergence(ours[0]), torch.zeros(5).double())
+
+
 def test_a_sample_is_the_mean_plus_scaled_noise() -> None:
     normal = DiagonalNormal(torch.tensor([1.0, -1.0]), torch.tensor([0.0, math.log(4.0)]))
     noise = torch.tensor([0.5, -0.5])

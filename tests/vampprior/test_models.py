@@ -117,6 +117,15 @@ def test_inference_at_the_means_is_what_posteriors_say(model: LatentModel, image
     torch.testing.assert_close(drawn.log_q, sum(q.log_prob(q.mean) for q in posteriors.values()))
 
 
+def test_densities_of_given_latents_are_those_of_the_draw(
+    model: LatentModel, images: Tensor, draw_noise: Noise
+) -> None:
+    mixture = model.prior_mixture()
+    drawn = model.infer(model.condition(images), draw_noise(len(images), model.noise_dim), mixture)
+    torch.testing.assert_close(model.log_q(images, drawn.latents), drawn.log_q)
+    assert torch.equal(model.log_p(drawn.latents, mixture), drawn.log_p)
+
+
 def test_the_noise_of_the_bottom_layer_comes_last(model: LatentModel, images: Tensor, draw_noise: Noise) -> None:
     """With no noise above it, the bottom latent is its posterior's mean plus its standard deviation times its noise."""
     bottom, dim = list(model.posteriors(images).values())[-1], list(model.latent_dims.values())[-1]

@@ -196,6 +196,7 @@ def test_a_cell_says_how_it_came_to_be(put_card: PutCard, tables: Tables) -> Non
             "weights of c@1, 5-sample bound, annealing, last weights",
         ),
         ({"start": "c@1", "pseudo_inputs": {"init": "data"}}, "weights of c@1"),
+        ({"start": "c@1", "training": {"phase": "sleep", "annealing": True}}, "weights of c@1, sleep phase, annealing"),
     ],
 )
 def test_what_the_papers_training_has_not_is_said(

@@ -1,0 +1,125 @@
+"""The sleep phase teaches the posterior what the model's own images say of their latents, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import sleep
+from training.datasets import Dataset
+from training.recipe import Optimization, Recipe
+from training.sleep import Sleep
+from training.trainer import Trainer
+from vampprior import LIKELIHOODS, MODELS, PRIORS, LatentModel, ModelConfig, build_model, log_likelihood
+
+CPU = torch.device("cpu")
+ASLEEP = Optimization(phase="sleep", learning_rate=2e-3, batch_size=40, warmup_epochs=0, max_epochs=4)
+
+
+def model_of(kind: str = "hvae", prior: str = "vampprior", likelihood: str = "bernoulli") -> LatentModel:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        kind, prior, likelihood, image_shape=(1, 8, 8), z1_dim=3, z2_dim=3, hidden_dim=16, num_components=4
+    )
+    return build_model(config)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+@pytest.fixture
+def binary_digits(digits: Dataset) -> Dataset:
+    return replace(digits, train=digits.train[:400], valid=digits.valid[:40])
+
+
+def trainer_of(start: LatentModel, digits: Dataset, folder: Path, settings: Optimization = ASLEEP) -> Trainer:
+    recipe = Recipe("tiny", digits.name, start="tiny@1", model=start.config, training=settings)
+    model = build_model(start.config)
+    model.load_state_dict(start.state_dict())
+    return Trainer(recipe, digits, folder, CPU, model)
+
+
+@pytest.mark.parametrize(("kind", "prior", "likelihood"), [*product(MODELS, PRIORS, LIKELIHOODS)])
+def test_nothing_but_the_posterior_and_pseudo_inputs_learns(kind: str, prior: str, likelihood: str) -> None:
+    model = model_of(kind, prior, likelihood)
+    phase = Sleep(model_of(kind, prior, likelihood))
+    phase.freeze(model)
+    x, latents = phase.generate(6, generator())
+    assert x.shape == (6, 1, 8, 8)
+    assert [z.shape for z in latents] == [(6, 3)] * len(model.latent_dims)
+    phase.upper_bound(model, x, latents).value.mean().backward()
+    learns = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    posterior = {name for name, _ in model.named_parameters() if name.startswith("q_")}
+    inputs = {"prior.free_inputs"} if model.prior.learns_pseudo_inputs else set()
+    assert learns == posterior | inputs
+    assert all(parameter.grad is None for parameter in phase.start.parameters())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_bound_is_above_the_log_likelihood_as_the_elbo_is_below(kind: str) -> None:
+    phase = Sleep(model_of(kind))
+    x, latents = phase.generate(100, generator())
+    bound = phase.upper_bound(phase.start, x, latents)
+    torch.testing.assert_close(bound.bound, bound.reconstruction - bound.kl)
+    torch.testing.assert_close(bound.value, -bound.bound)  # the prior is what it was
+    scores = log_likelihood(phase.start, x, num_samples=100)
+    assert scores.elbo.mean() < scores.value.mean() < bound.bound.mean().item()
+
+
+def test_images_come_from_every_component_and_the_same_generator_gives_the_same() -> None:
+    phase = Sleep(model_of())
+    x, (_, z2) = phase.generate(300, generator())
+    again, _ = phase.generate(300, generator())
+    assert torch.equal(x, again)
+    assert x.unique().tolist() == [0.0, 1.0]
+    shares = phase.prior.responsibilities(z2).mean(0)
+    torch.testing.assert_close(shares, torch.full_like(shares, 0.25), atol=0.1, rtol=0.0)
+
+
+def test_the_posterior_comes_nearer_and_the_model_stays(binary_digits: Dataset, tmp_path: Path) -> None:
+    start = model_of()
+    settings = replace(ASLEEP, max_epochs=30)
+    trainer = trainer_of(start, binary_digits, tmp_path, settings)
+    bounds = [trainer.run_epoch().train_elbo for _ in range(settings.max_epochs)]
+    assert bounds[-1] < bounds[0] - 0.5
+    slept = trainer.model.eval()
+    before, after = start.state_dict(), slept.state_dict()
+    same = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
+    assert same == {name for name in before if not name.startswith(("q_", "prior.free_inputs"))}
+
+    x, _ = Sleep(model_of()).generate(200, generator())
+    old, new = (log_likelihood(model, x, num_samples=1000) for model in (start.eval(), slept))
+    assert new.elbo.mean() > old.elbo.mean() + 0.5
+    assert new.value.mean() > old.value.mean()
+    assert new.effective_sample_size.mean() > old.effective_sample_size.mean()
+
+
+def test_the_prior_is_held(binary_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = model_of()
+    changes = []
+    for weight in (sleep.PRIOR_WEIGHT, 0.0):
+        monkeypatch.setattr(sleep, "PRIOR_WEIGHT", weight)
+        trainer = trainer_of(start, binary_digits, tmp_path / str(weight))
+        for _ in range(4):
+            trainer.run_epoch()
+        components = trainer.model.prior_mixture().components
+        changes.append(start.prior_mixture().components.kl_divergence(components).mean().item())
+    assert 0 < changes[0] < changes[1] / 5
+
+
+def test_a_resumed_sleep_gives_the_same_numbers(binary_digits: Dataset, tmp_path: Path) -> None:
+    start = model_of()
+    whole = trainer_of(start, binary_digits, tmp_path / "whole")
+    for _ in range(2):
+        whole.run_epoch()
+    trainer_of(start, binary_digits, tmp_path / "parts").run_epoch()
+    part = trainer_of(start, binary_digits, tmp_path / "parts")
+    part.resume()
+    part.run_epoch()
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(part.model.state_dict()[name], tensor)
