@@ -66,6 +66,7 @@ class Engine:
         self._wake = threading.Condition()
         self._idle = self._closed = False
         self._helpers = 0  # called, or at work
+        self._heavy_steps = 0  # under way
         self._delivery = Delivery(name, self._release)
         self._jobs = self._rows = 0
         self.runtime: Future[Runtime] = Future()
@@ -138,7 +139,7 @@ class Engine:
                 (self._light if ticket.job.light else self._heavy).add(ticket)
             if self._idle:
                 self._wake.notify()
-            else:
+            elif self._heavy or self._heavy_steps:  # light jobs alone make a larger batch soon
                 self._call_helper()
         if self._closed:
             fail([ticket.waiter for ticket in tickets], asyncio.CancelledError())
@@ -216,6 +217,7 @@ class Engine:
             step = Step.of(runtime, batch, max_rows)
             with self._wake:
                 queue.advance(step)
+                self._heavy_steps += not step.light
                 self._call_helper()
             return step
 
@@ -229,6 +231,7 @@ class Engine:
         self.metrics.batch_rows.labels(self.name, step.operation).observe(sum(step.rows.values()))
         with self._wake:
             self._count(0, -sum(step.rows.values()))
+            self._heavy_steps -= not step.light
             done = step.end(started)
         computed = [ticket for ticket in done if ticket.failure is None]
         self._observe(computed, "ok")

@@ -87,6 +87,11 @@ class Step:
         """Of all its jobs."""
         return next(iter(self.rows)).job.operation
 
+    @property
+    def light(self) -> bool:
+        """Whether its jobs are."""
+        return next(iter(self.rows)).job.light
+
     def end(self, started: float) -> list[Ticket]:
         """Note that it was computed, since that time; the jobs that are done with it."""
         seconds = time.perf_counter() - started

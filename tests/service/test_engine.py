@@ -313,6 +313,28 @@ async def test_a_light_job_goes_beside_a_heavy_step(start: Callable[[int], Engin
     assert await heavy == 1
 
 
+async def test_light_jobs_beside_a_light_step_wait_to_be_one_batch(start: Callable[[int], Engine]) -> None:
+    tasks = await waiting(start(3), Light("a", 1), Light("b", 1), Light("c", 1))
+    Counting.gate.set()
+    await asyncio.gather(*tasks)
+    assert Counting.log == [("plug",), ("a", "b", "c")]
+
+
+async def test_light_jobs_that_a_step_leaves_are_computed_beside_it(start: Callable[[int], Engine]) -> None:
+    together = threading.Barrier(2)  # breaks unless two wait at once
+
+    class Together(Light):
+        @classmethod
+        def step(cls, jobs: Sequence[Counting]) -> None:
+            together.wait(60)
+            super().step(jobs)
+
+    engine = start(2)
+    tasks = await waiting(engine, Together("a", 1, key="a"), Together("b", 1, key="b"))
+    Counting.gate.set()
+    assert await asyncio.gather(*tasks) == [1, 1, 1]
+
+
 @pytest.mark.parametrize("where", ["compute", "take"])
 async def test_a_step_that_fails_beside_another_fails_the_job_once(start: Callable[[int], Engine], where: str) -> None:
     under_way, failed = threading.Event(), threading.Event()
