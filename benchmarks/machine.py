@@ -18,7 +18,7 @@ from vampprior.machine import available_threads, device_name
 __all__ = ["CHECKPOINT", "DIGIT", "ROOT", "Options", "describe_machine"]
 
 ROOT = Path(__file__).parent.parent
-CHECKPOINT = ROOT / "model_store" / "static_mnist-hvae-vampprior" / "2"
+CHECKPOINT = ROOT / "model_store" / "static_mnist-hvae-vampprior" / "3"
 DIGIT = ROOT / "docs" / "digit.png"
 PACKAGES = ("torch", "numpy", "pillow", "fastapi", "starlette", "uvicorn", "litserve", "bentoml", "ray", "redis")
 
