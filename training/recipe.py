@@ -27,7 +27,9 @@ class RecipeError(ValueError):
 class Optimization:
     """The `[training]` table of a recipe; the defaults are the paper's (Sec. 5.1).
 
-    learning_rate:      of Adam on normalized gradients
+    learning_rate:      of Adam
+    normalize:          whether Adam is given the gradient of each tensor divided by its norm, as in the paper; if not,
+                        a gradient that suddenly grows makes its steps smaller, which holds a prior asleep
     annealing:          whether the learning rate falls linearly over max_epochs, to a step short of 0 in the last; the
                         paper's stays
     batch_size:         images a step
@@ -45,14 +47,15 @@ class Optimization:
                         the log-likelihood
     averaging:          decay, per step, of a moving average of the weights (taken every tenth step), which is then what
                         is validated and kept; the paper keeps the weights themselves, which is 0
-    phase:              `wake` to fit the model to the training images, as in the paper, or `sleep` to fit its posterior
-                        alone, and to images that the model of `start` generates (Hinton et al., 1995), of which there
-                        is no end; as many an epoch
+    phase:              `wake` to fit the model to the training images, as in the paper; `sleep` to fit its posterior
+                        alone, to as many images that the model of `start` generates (Hinton et al., 1995), of which
+                        there is no end; `wake-sleep` to fit the posterior alone to both
     keep:               `best` for the weights of the epoch with the best validation bound, as in the paper, or `last`,
                         for which every epoch counts as the best so far
     """
 
     learning_rate: float = 5e-4
+    normalize: bool = True
     annealing: bool = False
     batch_size: int = 100
     warmup_epochs: int = 100
@@ -84,14 +87,19 @@ class Optimization:
             raise RecipeError(f"training.averaging must be at least 0 and less than 1, not {self.averaging}")
         if self.precision not in ("float32", "bfloat16"):
             raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
-        if self.phase not in ("wake", "sleep"):
-            raise RecipeError(f"training.phase must be wake or sleep, not {self.phase!r}")
-        if self.phase == "sleep" and (self.warmup_epochs, self.importance_samples) != (0, 1):
-            raise RecipeError(
-                "training.phase = sleep trains no lower bound: it takes warmup_epochs = 0 and importance_samples = 1"
-            )
+        if self.phase not in ("wake", "sleep", "wake-sleep"):
+            raise RecipeError(f"training.phase must be wake, sleep or wake-sleep, not {self.phase!r}")
+        if "sleep" in self.phases and self.warmup_epochs:
+            raise RecipeError(f"training.phase = {self.phase} weighs no KL: set warmup_epochs = 0")
+        if self.phase == "sleep" and self.importance_samples > 1:
+            raise RecipeError("training.phase = sleep trains no bound of training images: leave importance_samples out")
         if self.keep not in ("best", "last"):
             raise RecipeError(f"training.keep must be best or last, not {self.keep!r}")
+
+    @property
+    def phases(self) -> list[str]:
+        """wake, sleep, or both."""
+        return self.phase.split("-")
 
     @property
     def draws(self) -> dict[str, int]:
@@ -184,8 +192,8 @@ class Recipe:
         except ValueError as error:
             raise RecipeError(f"[model]: {error}") from error
         training = _read(Optimization, "training", values)
-        if training.phase == "sleep" and not start:
-            raise RecipeError("training.phase = sleep needs a start: the checkpoint whose images are learnt from")
+        if "sleep" in training.phases and not start:
+            raise RecipeError(f"training.phase = {training.phase} needs a start: the model that generates the images")
         return cls(
             name=values["name"],
             dataset=values["dataset"],

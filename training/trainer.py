@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.data.splits import Dataset
@@ -27,6 +29,10 @@ from vampprior.models import LatentModel, Latents, build_model
 
 __all__ = ["METRICS_FILE", "STATE_FILE", "EpochMetrics", "Trainer"]
 
+Awake = tuple[Tensor, Tensor]
+"""Training images, and noise for their latents."""
+Asleep = tuple[Tensor, Latents]
+"""Images that a model generated, and their latents."""
 Bounds = tuple[float, float, float]
 """The bound that is trained, reconstruction and KL: means over a split, in nats an image."""
 AVERAGE_EVERY = 10
@@ -87,12 +93,14 @@ class Trainer:
             self._start_pseudo_inputs()
         else:
             self._start_from(start)
+        self.awake = "wake" in recipe.training.phases
         self.sleep: Sleep | None = None
-        if start is not None and recipe.training.phase == "sleep":
+        if start is not None and "sleep" in recipe.training.phases:
             self.sleep = Sleep(start.to(device))
             self.sleep.freeze(self.model)
         groups = parameter_groups(self.model, recipe.training.weight_decay)
-        self.optimizer = NormalizedAdam(groups, lr=recipe.training.learning_rate)
+        adam = NormalizedAdam if recipe.training.normalize else partial(AdamW, fused=True)
+        self.optimizer = adam(groups, lr=recipe.training.learning_rate)
         decay = recipe.training.averaging**AVERAGE_EVERY
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
         self.best_weights = self._weights(self.average.module)
@@ -152,20 +160,26 @@ class Trainer:
         elbo, reconstruction, kl = (totals / num_images).tolist()  # the epoch's only wait for the device
         return elbo, reconstruction, kl
 
-    def _visit(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | Latents]:
-        """Training images of these numbers and noise for their latents; asleep, as many images and their latents."""
+    def _visit(self, chosen: Tensor, generator: torch.Generator) -> tuple[Awake | None, Asleep | None]:
+        """Training images of these numbers, as many of the model's own, or both, as the recipe's phase has it."""
+        awake, asleep = None, None
+        if self.awake:
+            awake = self._view(self.train_images[chosen], generator), self._noise("train", len(chosen), generator)
         if self.sleep is not None:
-            return self.sleep.generate(len(chosen), generator)
-        return self._view(self.train_images[chosen], generator), self._noise("train", len(chosen), generator)
+            asleep = self.sleep.generate(len(chosen), generator)
+        return awake, asleep
 
-    def _plain_loss(self, x: Tensor, draws: Any, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _plain_loss(self, awake: Awake | None, asleep: Asleep | None, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
+        objectives, prior = [], None if self.sleep is None else self.sleep.prior
         low = self.recipe.training.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            if self.sleep is None:
-                value, *parts = lower_bound(self.model, x, draws, kl_weight)
-            else:
-                value, *parts = self.sleep.upper_bound(self.model, x, draws)
-        return -value.mean(), torch.stack([part.sum() for part in parts]).detach()
+            if awake is not None:
+                objectives.append(lower_bound(self.model, *awake, kl_weight, prior))
+            if asleep is not None and self.sleep is not None:
+                objectives.append(self.sleep.upper_bound(self.model, *asleep))
+        loss = -sum((objective.value.mean() for objective in objectives), torch.zeros_like(kl_weight))
+        _, *parts = objectives[0]
+        return loss, torch.stack([part.sum() for part in parts]).detach()
 
     @torch.no_grad()
     def _validate(self) -> Bounds:

@@ -99,6 +99,29 @@ def test_the_posterior_comes_nearer_and_the_model_stays(binary_digits: Dataset, 
     assert new.effective_sample_size.mean() > old.effective_sample_size.mean()
 
 
+@pytest.mark.parametrize("phase", ["sleep", "wake-sleep"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_what_a_phase_learns_from(
+    binary_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, normalize: bool
+) -> None:
+    """Awake the training images count, and their lower bound is what is shown; asleep they do not."""
+    start = model_of()
+    settings = replace(ASLEEP, phase=phase, normalize=normalize)
+    trainers = [
+        trainer_of(start, replace(binary_digits, train=images), tmp_path / str(index), settings)
+        for index, images in enumerate((binary_digits.train, 1 - binary_digits.train))
+    ]
+    first, second = (trainer.run_epoch() for trainer in trainers)
+    weights = [trainer.model.state_dict() for trainer in trainers]
+    learnt = {name for name, tensor in weights[0].items() if not torch.equal(tensor, start.state_dict()[name])}
+    assert learnt == {name for name in weights[0] if name.startswith(("q_", "prior.free_inputs"))}
+    same = all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    assert same == (phase == "sleep")
+    assert (first.train_elbo == second.train_elbo) == (phase == "sleep")
+    shown = trainers[0].recipe.training.bound_names
+    assert shown == ("ELBO" if phase == "wake-sleep" else "upper bound of its own images, validation ELBO")
+
+
 def test_the_prior_is_held(binary_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = model_of()
     changes = []

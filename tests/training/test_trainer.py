@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from training.datasets import Dataset
+from training.optim import NormalizedAdam
 from training.recipe import Recipe, RecipeError
 from training.runs import Run
 from training.trainer import Trainer
@@ -172,6 +173,15 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(
     ours, theirs = (load_file(tmp_path / name / "state.safetensors") for name in ("parts", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("normalize", "kind"), [(True, NormalizedAdam), (False, torch.optim.AdamW)])
+def test_gradients_are_normalized_unless_the_recipe_says_otherwise(
+    normalize: bool, kind: type, recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    trainer = Trainer(with_training(recipe, normalize=normalize, weight_decay=0.3), digits, tmp_path, CPU)
+    assert type(trainer.optimizer) is kind
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.3, 0.0}
 
 
 def test_training_starts_with_the_weights_of_a_checkpoint(

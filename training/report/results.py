@@ -159,7 +159,8 @@ def beyond_the_paper(card: Card) -> str:
     start, draws = _recipe(card).get("start"), number(known, "importance_samples") or 1
     parts = [f"weights of {start}"] if start else []
     parts += [f"{draws:.0f}-sample bound"] if draws > 1 else []
-    parts += ["sleep phase"] if known.get("phase") == "sleep" else []
+    parts += [f"{known['phase']} phase"] if known.get("phase") in ("sleep", "wake-sleep") else []
+    parts += ["gradients as they are"] if known.get("normalize") is False else []
     parts += ["annealing"] if known.get("annealing") is True else []
     parts += ["last weights"] if known.get("keep") == "last" else []
     parts += [f"{words} {known[key]}" for key, words in BEYOND.items() if number(known, key)]

@@ -197,6 +197,7 @@ def test_a_cell_says_how_it_came_to_be(put_card: PutCard, tables: Tables) -> Non
         ),
         ({"start": "c@1", "pseudo_inputs": {"init": "data"}}, "weights of c@1"),
         ({"start": "c@1", "training": {"phase": "sleep", "annealing": True}}, "weights of c@1, sleep phase, annealing"),
+        ({"start": "c@1", "training": {"phase": "wake-sleep"}}, "weights of c@1, wake-sleep phase"),
     ],
 )
 def test_what_the_papers_training_has_not_is_said(
