@@ -28,8 +28,7 @@ class Optimization:
     """The `[training]` table of a recipe; the defaults are the paper's (Sec. 5.1).
 
     learning_rate:      of Adam
-    normalize:          whether Adam is given the gradient of each tensor divided by its norm, as in the paper; if not,
-                        a gradient that suddenly grows makes its steps smaller, which holds a prior asleep
+    normalize:          whether Adam is given the gradient of each tensor divided by its norm, as in the paper
     annealing:          whether the learning rate falls linearly over max_epochs, to a step short of 0 in the last; the
                         paper's stays
     batch_size:         images a step
