@@ -22,9 +22,10 @@ DATASET = Dataset("dynamic", GRAY, BINARY, BINARY, levels=1, dynamic=True)
 class Watched(Trainer):
     """Keeps what the model is shown."""
 
-    def _plain_loss(self, x: torch.Tensor, noise: torch.Tensor, kl_weight: torch.Tensor):
+    def _plain_loss(self, awake, asleep, kl_weight):
+        x, _ = awake
         self.shown = [*getattr(self, "shown", []), x]
-        return super()._plain_loss(x, noise, kl_weight)
+        return super()._plain_loss(awake, asleep, kl_weight)
 
     def visit(self) -> torch.Tensor:
         """All images of one epoch, in the order in which they were shown."""
