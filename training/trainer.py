@@ -93,7 +93,6 @@ class Trainer:
             self._start_pseudo_inputs()
         else:
             self._start_from(start)
-        self.awake = "wake" in recipe.training.phases
         self.sleep: Sleep | None = None
         if start is not None and "sleep" in recipe.training.phases:
             self.sleep = Sleep(start.to(device))
@@ -163,7 +162,7 @@ class Trainer:
     def _visit(self, chosen: Tensor, generator: torch.Generator) -> tuple[Awake | None, Asleep | None]:
         """Training images of these numbers, as many of the model's own, or both, as the recipe's phase has it."""
         awake, asleep = None, None
-        if self.awake:
+        if "wake" in self.recipe.training.phases:
             awake = self._view(self.train_images[chosen], generator), self._noise("train", len(chosen), generator)
         if self.sleep is not None:
             asleep = self.sleep.generate(len(chosen), generator)

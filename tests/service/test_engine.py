@@ -63,6 +63,19 @@ class Plug(Light):
     """Keeps the thread busy until the gate opens, so that what waits behind it is known."""
 
 
+def together(kind: type[Counting], threads: int) -> type[Counting]:
+    """Jobs of a kind whose steps fail unless so many threads compute one at once."""
+    barrier = threading.Barrier(threads)
+
+    class Together(kind):  # type: ignore[valid-type, misc]
+        @classmethod
+        def step(cls, jobs: Sequence[Counting]) -> None:
+            barrier.wait(60)
+            super().step(jobs)
+
+    return Together
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[[int], Engine]]:
     """Starts an engine with so many threads."""
@@ -283,17 +296,9 @@ async def test_steps_are_short_after_a_light_job(engine: Engine) -> None:
 
 
 async def test_steps_of_one_job_are_computed_side_by_side(start: Callable[[int], Engine]) -> None:
-    together = threading.Barrier(3)  # breaks unless three wait at once
-
-    class Together(Counting):
-        @classmethod
-        def step(cls, jobs: Sequence[Counting]) -> None:
-            together.wait(60)
-            super().step(jobs)
-
     Counting.gate.set()
     engine = start(3)
-    assert await engine.run(Together("a", 6)) == 6
+    assert await engine.run(together(Counting, 3)("a", 6)) == 6
     assert queued(engine) == (0, 0)
 
 
@@ -321,16 +326,8 @@ async def test_light_jobs_beside_a_light_step_wait_to_be_one_batch(start: Callab
 
 
 async def test_light_jobs_that_a_step_leaves_are_computed_beside_it(start: Callable[[int], Engine]) -> None:
-    together = threading.Barrier(2)  # breaks unless two wait at once
-
-    class Together(Light):
-        @classmethod
-        def step(cls, jobs: Sequence[Counting]) -> None:
-            together.wait(60)
-            super().step(jobs)
-
-    engine = start(2)
-    tasks = await waiting(engine, Together("a", 1, key="a"), Together("b", 1, key="b"))
+    kind = together(Light, 2)
+    tasks = await waiting(start(2), kind("a", 1, key="a"), kind("b", 1, key="b"))
     Counting.gate.set()
     assert await asyncio.gather(*tasks) == [1, 1, 1]
 
