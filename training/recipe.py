@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class Optimization:
     max_epochs:         epochs at most
     patience:           epochs without a better validation bound after which training stops; the warm-up does not count
     seed:               of the initial weights, the order of the images and all noise
-    precision:          float32, or bfloat16 for the hidden layers' products (latents and densities stay float32)
+    precision:          float32, or bfloat16 for the hidden layers' products (latents and densities stay float32);
+                        `auto` takes bfloat16 where the device has matrix units for it, as recent GPUs and some CPUs do
     compile:            fuse the step with torch.compile, which needs a C++ compiler on a CPU
     weight_decay:       of the networks' weights, decoupled from the gradient: each step takes off learning_rate times
                         this part of them; the paper has none
@@ -84,8 +85,8 @@ class Optimization:
             raise RecipeError(f"training.weight_decay must not be negative, but is {self.weight_decay}")
         if not 0 <= self.averaging < 1:
             raise RecipeError(f"training.averaging must be at least 0 and less than 1, not {self.averaging}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise RecipeError(f"training.precision must be float32 or bfloat16, not {self.precision!r}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise RecipeError(f"training.precision must be auto, float32 or bfloat16, not {self.precision!r}")
         if self.phase not in ("wake", "sleep", "wake-sleep"):
             raise RecipeError(f"training.phase must be wake, sleep or wake-sleep, not {self.phase!r}")
         if "sleep" in self.phases and self.warmup_epochs:
@@ -214,9 +215,13 @@ class Recipe:
     def change_since(self, values: Mapping[str, Any]) -> str:
         """The first setting that differs from those of an older recipe's `to_dict`, in words; empty if none does.
 
-        Settings that were not there yet had their defaults. Raises `RecipeError` if the values are no recipe.
+        Settings that were not there yet had their defaults, and a precision of `auto` is any that it may have come to.
+        Raises `RecipeError` if the values are no recipe.
         """
-        return first_difference(Recipe.from_dict(values).to_dict(), self.to_dict())
+        older = Recipe.from_dict(values)
+        if self.training.precision == "auto":
+            older = replace(older, training=replace(older.training, precision="auto"))
+        return first_difference(older.to_dict(), self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes back."""

@@ -102,7 +102,7 @@ class Run:
             self._draw(trainer)
 
     def _draw(self, trainer: Trainer) -> None:
-        if history := trainer.history():
+        if history := trainer.folder.history():
             draw_curves(
                 history,
                 self.folder / CURVES_FILE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -12,22 +11,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.data.splits import Dataset
-from training.machine import can_compile
+from training.machine import can_compile, settle_precision
 from training.objective import lower_bound
 from training.optim import NormalizedAdam, parameter_groups
 from training.recipe import Recipe, RecipeError, first_difference
 from training.sleep import Sleep
+from training.state import RunState, StateFolder
 from vampprior.machine import device_name
 from vampprior.models import LatentModel, Latents, build_model
 
-__all__ = ["METRICS_FILE", "STATE_FILE", "EpochMetrics", "Trainer"]
+__all__ = ["EpochMetrics", "Trainer"]
 
 Awake = tuple[Tensor, Tensor]
 """Training images, and noise for their latents."""
@@ -39,7 +37,6 @@ AVERAGE_EVERY = 10
 """Steps between two updates of the weights' moving average, whose own memory is a hundred times longer."""
 VALID_ROWS = 500
 """Images times draws that are validated at once."""
-STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Trainer:
     def __init__(
         self, recipe: Recipe, dataset: Dataset, run_dir: Path, device: torch.device, start: LatentModel | None = None
     ) -> None:
-        self.recipe, self.run_dir, self.device = recipe, run_dir, device
+        self.recipe, self.folder, self.device = recipe, StateFolder(run_dir), device
         self.config = replace(recipe.model, image_shape=dataset.image_shape)
         self.dataset_card = dataset.describe()
         torch.manual_seed(recipe.training.seed)
@@ -104,6 +101,7 @@ class Trainer:
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
         self.best_weights = self._weights(self.average.module)
         self.best_elbo, self.best_epoch, self.epoch, self.seconds = float("-inf"), 0, 0, 0.0
+        self.precision = settle_precision(recipe.training.precision, device)
         self.compiled = recipe.training.compile and can_compile(device)
         self._loss: Callable[..., tuple[Tensor, Tensor]] = self._plain_loss
         if self.compiled:
@@ -170,8 +168,7 @@ class Trainer:
 
     def _plain_loss(self, awake: Awake | None, asleep: Asleep | None, kl_weight: Tensor) -> tuple[Tensor, Tensor]:
         objectives, prior = [], None if self.sleep is None else self.sleep.prior
-        low = self.recipe.training.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             if awake is not None:
                 objectives.append(lower_bound(self.model, *awake, kl_weight, prior))
             if asleep is not None and self.sleep is not None:
@@ -230,74 +227,46 @@ class Trainer:
     def _weights(model: nn.Module) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
-    # The state of a run: one safetensors file, replaced whole after every epoch.
-
     def _save(self, metrics: EpochMetrics) -> None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        with open(self.run_dir / METRICS_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(metrics)) + "\n")
-        weights = {"model.": self.model.state_dict(), "average.": self.average.state_dict(), "best.": self.best_weights}
-        tensors = {prefix + name: tensor for prefix, part in weights.items() for name, tensor in part.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": tensor for name, tensor in state.items()}
-        progress = {
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
-            "best_elbo": self.best_elbo,
-            "seconds": self.seconds,
-            "recipe": self.recipe.to_dict(),
-            "dataset": self.dataset_card,
-        }
-        partial = self.run_dir / (STATE_FILE + ".partial")
-        save_file(tensors, partial, metadata={"progress": json.dumps(progress)})
-        partial.replace(self.run_dir / STATE_FILE)
+        state = RunState(
+            weights={
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "best": self.best_weights,
+            },
+            optimizer=self.optimizer.state_dict()["state"],
+            progress={
+                "epoch": self.epoch,
+                "best_epoch": self.best_epoch,
+                "best_elbo": self.best_elbo,
+                "seconds": self.seconds,
+                "recipe": self.recipe.to_dict(),
+                "dataset": self.dataset_card,
+            },
+        )
+        self.folder.save(state, asdict(metrics))
 
     def resume(self) -> None:
-        """Continue the run in `run_dir`, from the beginning if it was stopped in its first epoch.
+        """Continue the run in the folder, from the beginning if it was stopped in its first epoch.
 
         Raises `RecipeError` if there is no run, or if it is damaged, or has another recipe or data set.
         """
-        if not self.run_dir.is_dir():
-            raise RecipeError(f"there is no run to resume in {self.run_dir}")
-        path = self.run_dir / STATE_FILE
-        if not path.exists():
-            self._trim_metrics()
-            return
-        try:
-            with safe_open(path, framework="pt", device=str(self.device)) as file:
-                progress = json.loads(file.metadata()["progress"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise RecipeError(f"{path} is damaged ({error}); remove the folder to start anew") from error
+        if state := self.folder.load(self.device):
+            self._continue(state)
+        self.folder.keep_epochs(self.epoch)
+
+    def _continue(self, state: RunState) -> None:
+        progress = state.progress
         if change := self.recipe.change_since(progress["recipe"]):
-            raise RecipeError(f"the run in {self.run_dir} was started with another recipe: {change}")
+            raise RecipeError(f"the run in {self.folder.path} was started with another recipe: {change}")
         if progress["dataset"] != self.dataset_card:
-            raise RecipeError(f"the run in {self.run_dir} was started on other data")
-        self.model.load_state_dict(_part(tensors, "model."))
-        self.average.load_state_dict(_part(tensors, "average."))
-        self.best_weights = _part(tensors, "best.")
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _part(tensors, "adam.").items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+            raise RecipeError(f"the run in {self.folder.path} was started on other data")
+        self.model.load_state_dict(state.weights["model"])
+        self.average.load_state_dict(state.weights["average"])
+        self.best_weights = state.weights["best"]
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state.optimizer})
         self.epoch, self.seconds = progress["epoch"], progress["seconds"]
         self.best_epoch, self.best_elbo = progress["best_epoch"], progress["best_elbo"]
-        self._trim_metrics()
-
-    def _trim_metrics(self) -> None:
-        """Drop lines of epochs after the saved state: a kill can come between the two writes."""
-        path = self.run_dir / METRICS_FILE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(line + "\n" for line in lines[: self.epoch]), encoding="utf-8")
-        partial.replace(path)
-
-    def history(self) -> list[dict[str, Any]]:
-        """Metrics of every epoch so far, oldest first."""
-        path = self.run_dir / METRICS_FILE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
 
     def best_model(self) -> LatentModel:
         """The model with the weights of the best epoch, on the CPU."""
@@ -306,9 +275,10 @@ class Trainer:
         return model.eval()
 
     def summary(self) -> dict[str, Any]:
-        """What a card says of the training."""
+        """What a card says of the training: the recipe with the precision that it came to, and how the run went."""
+        settled = replace(self.recipe, training=replace(self.recipe.training, precision=self.precision))
         return {
-            "recipe": self.recipe.to_dict(),
+            "recipe": settled.to_dict(),
             "seed": self.recipe.training.seed,
             "epochs": self.epoch,
             "finished": self.finished,
@@ -318,7 +288,3 @@ class Trainer:
             "device": device_name(self.device),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         }
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

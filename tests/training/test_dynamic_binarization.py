@@ -53,7 +53,7 @@ def test_a_pixel_is_one_with_its_level_as_probability(watched: Watched) -> None:
 def test_every_visit_differs_and_a_resumed_run_sees_the_same(watched: Watched, recipe: Recipe) -> None:
     first, second = watched.visit(), watched.visit()
     assert (first != second).any()
-    again = Watched(watched.recipe, DATASET, watched.run_dir.with_name("again"), torch.device("cpu"))
+    again = Watched(watched.recipe, DATASET, watched.folder.path.with_name("again"), torch.device("cpu"))
     assert torch.equal(again.visit(), first)
     assert torch.equal(again.visit(), second)
 

@@ -64,7 +64,7 @@ def test_a_whole_number_is_taken_for_a_fraction() -> None:
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate must be positive"),
         ({"training": {"weight_decay": -0.1}}, "training.weight_decay must not be negative"),
         ({"training": {"seed": 2**32}}, "training.seed must be between"),
-        ({"training": {"precision": "float16"}}, "training.precision must be float32 or bfloat16"),
+        ({"training": {"precision": "float16"}}, "training.precision must be auto, float32 or bfloat16"),
         ({"training": {"phase": "rem"}}, "training.phase must be wake, sleep or wake-sleep, not 'rem'"),
         ({"start": "a@1", "training": {"phase": "wake-sleep"}}, "wake-sleep weighs no KL: set warmup_epochs = 0"),
         (

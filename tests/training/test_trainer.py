@@ -169,7 +169,7 @@ def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(
     while not second.finished:
         second.run_epoch()
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
-    assert len(second.history()) == 4
+    assert len(second.folder.history()) == 4
     ours, theirs = (load_file(tmp_path / name / "state.safetensors") for name in ("parts", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -215,13 +215,13 @@ def test_a_start_that_is_not_there_says_what_is(
 
 def test_epochs_after_the_saved_state_are_forgotten(trainer: Trainer, recipe: Recipe, digits: Dataset) -> None:
     trainer.run_epoch()
-    with open(trainer.run_dir / "metrics.jsonl", "a") as file:
+    with open(trainer.folder.path / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 2, "half a li')  # a kill between the two writes, or in the first
-    again = Trainer(recipe, digits, trainer.run_dir, CPU)
+    again = Trainer(recipe, digits, trainer.folder.path, CPU)
     again.resume()
-    assert [line["epoch"] for line in again.history()] == [1]
+    assert [line["epoch"] for line in again.folder.history()] == [1]
     again.run_epoch()
-    assert [line["epoch"] for line in again.history()] == [1, 2]
+    assert [line["epoch"] for line in again.folder.history()] == [1, 2]
 
 
 def test_a_run_stopped_in_its_first_epoch_begins_again(recipe: Recipe, digits: Dataset, tmp_path: Path) -> None:
@@ -229,15 +229,15 @@ def test_a_run_stopped_in_its_first_epoch_begins_again(recipe: Recipe, digits: D
     trainer = Trainer(recipe, digits, tmp_path, CPU)
     trainer.resume()
     assert trainer.epoch == 0
-    assert trainer.history() == []
+    assert trainer.folder.history() == []
 
 
 def test_another_recipe_or_other_data_cannot_resume(trainer: Trainer, recipe: Recipe, digits: Dataset) -> None:
     trainer.run_epoch()
-    other_recipe = Trainer(with_training(recipe, learning_rate=1e-3), digits, trainer.run_dir, CPU)
+    other_recipe = Trainer(with_training(recipe, learning_rate=1e-3), digits, trainer.folder.path, CPU)
     with pytest.raises(RecipeError, match=r"another recipe: training.learning_rate was 0.0005 and now is 0.001"):
         other_recipe.resume()
-    other_data = Trainer(recipe, replace(digits, valid=digits.test), trainer.run_dir, CPU)
+    other_data = Trainer(recipe, replace(digits, valid=digits.test), trainer.folder.path, CPU)
     with pytest.raises(RecipeError, match="started on other data"):
         other_data.resume()
 
@@ -250,16 +250,16 @@ def test_a_run_older_than_a_setting_goes_on_with_its_default(
     monkeypatch.setattr(Recipe, "to_dict", lambda self: older)
     trainer.run_epoch()
     monkeypatch.undo()
-    Trainer(recipe, digits, trainer.run_dir, CPU).resume()
+    Trainer(recipe, digits, trainer.folder.path, CPU).resume()
     with pytest.raises(RecipeError, match=r"training\.patience was 50 and now is 7"):
-        Trainer(with_training(recipe, patience=7), digits, trainer.run_dir, CPU).resume()
+        Trainer(with_training(recipe, patience=7), digits, trainer.folder.path, CPU).resume()
 
 
 def test_no_run_and_a_damaged_run_cannot_resume(trainer: Trainer) -> None:
     with pytest.raises(RecipeError, match="there is no run to resume in"):
         trainer.resume()
     trainer.run_epoch()
-    path = trainer.run_dir / "state.safetensors"
+    path = trainer.folder.path / "state.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RecipeError, match=r"state\.safetensors is damaged"):
         trainer.resume()
@@ -296,7 +296,7 @@ def test_a_bound_that_is_not_finite_stops_the_run_and_spoils_nothing(
     trainer.run_epoch()
     with pytest.raises(FloatingPointError, match="epoch 2 gave a bound that is not finite"):
         trainer.run_epoch()
-    assert [line["epoch"] for line in trainer.history()] == [1]
+    assert [line["epoch"] for line in trainer.folder.history()] == [1]
     assert trainer.best_epoch == 1
 
 
@@ -307,6 +307,24 @@ def test_without_a_compiler_the_plain_step_trains(
     trainer = Trainer(with_training(recipe, compile=True), digits, tmp_path, CPU)
     assert not trainer.compiled
     assert np.isfinite(trainer.run_epoch().valid_elbo)
+
+
+@pytest.mark.parametrize("settled", ["float32", "bfloat16"])
+def test_the_summary_says_what_auto_came_to_and_the_run_goes_on_with_auto(
+    settled: str, recipe: Recipe, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.trainer.settle_precision", lambda choice, device: settled)
+    recipe = with_training(recipe, precision="auto")
+    trainer = Trainer(recipe, digits, tmp_path, CPU)
+    auto = trainer.run_epoch()
+    settings = trainer.summary()["recipe"]
+    assert settings["training"]["precision"] == settled
+    assert recipe.change_since(settings) == ""
+    plain = Trainer(with_training(recipe, precision=settled), digits, tmp_path / "plain", CPU).run_epoch()
+    assert replace(plain, seconds=auto.seconds) == auto
+    again = Trainer(recipe, digits, tmp_path, CPU)
+    again.resume()
+    assert again.epoch == 1
 
 
 def test_pseudo_inputs_start_where_the_recipe_says(recipe: Recipe, digits: Dataset, tmp_path: Path) -> None:

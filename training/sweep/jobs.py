@@ -15,10 +15,10 @@ from training.recipe import Recipe, RecipeError
 from training.report.paper import unit_of
 from training.report.results import score
 from training.runs import Run
+from training.state import METRICS_FILE, STATE_FILE
 from training.sweep.child import last_line, start
 from training.sweep.progress import MetricsFile
 from training.sweep.steps import EVALUATE, Options, Step, steps_left
-from training.trainer import METRICS_FILE, STATE_FILE
 from vampprior.checkpoint import CARD_FILE, Card, CheckpointError, read_card
 
 __all__ = ["LOG_FILE", "Job", "State"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from training.recipe import Optimization
+from training.state import METRICS_FILE
 from training.sweep.progress import MetricsFile, Progress
-from training.trainer import METRICS_FILE, Trainer
+from training.trainer import Trainer
 
 SETTINGS = Optimization(warmup_epochs=3, patience=4, max_epochs=9)
 
@@ -40,7 +41,7 @@ def test_the_time_left_is_that_of_the_epochs_left() -> None:
 
 
 def test_the_metrics_are_followed_as_they_grow_and_are_trimmed(trainer: Trainer) -> None:
-    path = trainer.run_dir / METRICS_FILE
+    path = trainer.folder.path / METRICS_FILE
     metrics = MetricsFile(path, trainer.recipe.training)
     assert metrics.read() is None
     for _ in range(2):
