@@ -211,7 +211,7 @@ class Engine:
                     self._observe([ticket], "cancelled")
                 short = queue is self._heavy and self._attentive
                 max_rows = runtime.short_step if short else runtime.step(queue.rows)
-                batch = queue.batch(max_rows)
+                batch = queue.batch()
             if not batch:
                 return None
             step = Step.of(runtime, batch, max_rows)

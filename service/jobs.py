@@ -110,7 +110,10 @@ class Job(ABC, Generic[Result]):
     @classmethod
     @abstractmethod
     def take(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> Compute:
-        """Take at most about `max_rows` of the jobs' rows, in the jobs' order: called by one thread at a time."""
+        """Take at most about `max_rows` of the jobs' rows, in the jobs' order: called by one thread at a time.
+
+        The jobs are all that wait and may be taken together; for most there may be no room.
+        """
 
     @abstractmethod
     def result(self) -> Result:
@@ -143,6 +146,8 @@ class RowsJob(Job[Result]):
     def take(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> Compute:
         parts: list[tuple[Self, slice]] = []
         for job in jobs:
+            if not max_rows:
+                break
             start, count = len(job.inputs[0]) - job.rows, min(job.rows, max_rows)
             parts.append((job, slice(start, start + count)))
             job.rows -= count

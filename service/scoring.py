@@ -32,6 +32,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         self.rows = num_samples
         self.noise = seeded_generator(seed)
         self.noise_dim = model.noise_dim
+        self.claimed = False  # by the step that computes the next
         self.condition: tuple[Tensor, ...] = ()  # the image and its context, once they are computed
         self.log_weights: dict[int, Array] = {}  # by the number of samples that come after them
 
@@ -43,19 +44,28 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     @classmethod
     def take(cls, runtime: Runtime, jobs: Sequence[Self], max_rows: int) -> Compute:
         samples = min(jobs[0].rows, max_rows)
-        jobs = jobs[: max(1, max_rows // max(samples, BLOCK_ROWS))]
-        noise = np.zeros((len(jobs), max(samples, BLOCK_ROWS), jobs[0].noise_dim), np.float32)
-        for row, job in zip(noise, jobs, strict=True):
+        taken = jobs[: max(1, max_rows // max(samples, BLOCK_ROWS))]
+        noise = np.zeros((len(taken), max(samples, BLOCK_ROWS), jobs[0].noise_dim), np.float32)
+        for row, job in zip(noise, taken, strict=True):
             torch.from_numpy(row[:samples]).normal_(generator=job.noise)
             job.rows -= samples
         left = jobs[0].rows
-        return lambda: cls._weigh(runtime, jobs, noise, samples, left)
+        fresh = [job for job in jobs if not job.claimed][:max_rows] if any(not job.claimed for job in taken) else []
+        for job in fresh:
+            job.claimed = True
+        return lambda: cls._weigh(runtime, taken, fresh, noise, samples, left)
 
     @classmethod
-    def _weigh(cls, runtime: Runtime, jobs: Sequence[Self], noise: Array, samples: int, left: int) -> None:
-        """Compute the log-weights of the importance samples that come before the last `left` of each job."""
-        if fresh := [job for job in jobs if not job.condition]:
-            cls._prepare(runtime, fresh)
+    def _weigh(
+        cls, runtime: Runtime, jobs: Sequence[Self], fresh: Sequence[Self], noise: Array, samples: int, left: int
+    ) -> None:
+        """Compute the log-weights of the importance samples that come before the last `left` of each job.
+
+        fresh: jobs whose images the encoder is to pass before that: those that wait go with those that are taken, since
+               it takes hardly longer for many
+        """
+        cls._prepare(runtime, fresh)
+        cls._prepare(runtime, [job for job in jobs if not job.condition])  # whose encoding another thread is at
         condition = [_joined(parts) for parts in zip(*(job.condition for job in jobs), strict=True)]
 
         def weigh(noise: Tensor, x: Tensor, *context: Tensor) -> tuple[Tensor]:
@@ -67,7 +77,9 @@ class LogLikelihoodJob(Job[LogLikelihood]):
 
     @classmethod
     def _prepare(cls, runtime: Runtime, jobs: Sequence[Self]) -> None:
-        """The encoder's pass over the images: once for each, unless two threads take its first steps."""
+        """The encoder's pass over the images, if there are any."""
+        if not jobs:
+            return
 
         def condition(gray: Tensor) -> tuple[Tensor, ...]:
             x = runtime.model.likelihood.from_bytes(gray)

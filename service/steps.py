@@ -135,14 +135,10 @@ class Queue:
             ticket.dropped = True
         return dropped
 
-    def batch(self, max_rows: int) -> list[Ticket]:
-        """The first job, and those that go with it until there are so many rows."""
-        batch: list[Ticket] = []
-        for ticket in self:
-            if max_rows > 0 and (not batch or ticket.goes_with(batch[0])):
-                batch.append(ticket)
-                max_rows -= ticket.job.rows
-        return batch
+    def batch(self) -> list[Ticket]:
+        """The first job, and those that go with it."""
+        first = next(iter(self), None)
+        return [] if first is None else [ticket for ticket in self if ticket.goes_with(first)]
 
     def advance(self, step: Step) -> None:
         """Take out what has no rows left; the owners of what has had its turn go to the end."""

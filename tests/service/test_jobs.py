@@ -116,7 +116,7 @@ def test_log_likelihood_is_the_librarys_with_the_same_noise(runtime, gray, num_s
 @pytest.mark.parametrize("num_samples", [3, 40, 700])
 def test_log_likelihoods_do_not_depend_on_what_they_are_batched_with(runtime, gray, num_samples):
     def jobs():
-        return [LogLikelihoodJob(runtime.model, x, num_samples=num_samples, seed=0) for x in gray[:9]]
+        return [LogLikelihoodJob(runtime.model, x, num_samples=num_samples, seed=0) for x in gray[:20]]
 
     alone = [finish(runtime, job)[0].value.item() for job in jobs()]
     together = [score.value.item() for score in finish(runtime, *jobs())]
@@ -127,6 +127,35 @@ def test_log_likelihoods_of_many_images_respect_the_row_limit(runtime, gray):
     jobs = [LogLikelihoodJob(runtime.model, x, num_samples=500, seed=0) for x in gray[:4]]
     LogLikelihoodJob.take(runtime, jobs, max_rows=512)
     assert [job.rows for job in jobs] == [0, 500, 500, 500]
+
+
+def test_images_that_wait_pass_the_encoder_together_and_once(runtime, gray, monkeypatch):
+    passes = []
+    condition = type(runtime.model).condition
+
+    def counting(model, x):
+        passes.append(len(x))
+        return condition(model, x)
+
+    monkeypatch.setattr(type(runtime.model), "condition", counting)
+    untraced = Runtime(runtime.model, runtime.mixture, runtime.device, runtime.crew)
+    monkeypatch.setattr(untraced.programs, "run", lambda key, function, *inputs: function(*inputs))
+    jobs = [LogLikelihoodJob(runtime.model, x, num_samples=30, seed=0) for x in gray[:20]]
+    finish(untraced, *jobs)
+    assert passes == [32]  # twenty, filled up
+    finish(untraced, *(LogLikelihoodJob(runtime.model, x, num_samples=20, seed=0) for x in gray[:20]), rows=16)
+    assert passes == [32, 16, 16]  # no more at once than the rows of a step
+
+
+def test_a_step_does_not_wait_for_an_encoding_that_another_thread_is_at(runtime, gray):
+    jobs = [LogLikelihoodJob(runtime.model, x, num_samples=500, seed=0) for x in gray[:3]]
+    alone = [finish(runtime, LogLikelihoodJob(runtime.model, x, num_samples=500, seed=0))[0].value for x in gray[:3]]
+    first = LogLikelihoodJob.take(runtime, jobs, 512)  # which is to encode all three images
+    second = LogLikelihoodJob.take(runtime, jobs[1:], 512)
+    second()
+    first()
+    LogLikelihoodJob.take(runtime, jobs[2:], 512)()
+    assert [job.result().value for job in jobs] == alone
 
 
 @pytest.mark.parametrize("num_samples", [300, 1024, 2500])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.images import encode_png
+from service.images import decode_png, encode_png
 
 PATHS = ["/reconstruct?format=json", "/loglik?num_samples=9", "/encode"]
 FORM = "multipart/form-data; boundary=X"
@@ -86,6 +87,23 @@ def test_a_wrong_size_is_refused_and_resized_if_asked(
 def test_resizing_averages_over_areas(post: Any, images: Any, pngs: list[bytes]) -> None:
     large = encode_png(images[0].repeat(3, axis=-1).repeat(3, axis=-2))
     assert post("/encode?resize=true", files={"file": large}) == post("/encode", files={"file": pngs[0]})
+
+
+@pytest.mark.parametrize(("size", "noise", "apart"), [(12, 255, False), (64, 0, False), (65, 0, True), (64, 255, True)])
+def test_images_that_take_long_to_decode_are_decoded_beside_the_event_loop(
+    size: int, noise: int, apart: bool, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def noting(data: bytes, *, max_pixels: int) -> Any:
+        pixels = decode_png(data, max_pixels=max_pixels)
+        threads.append(threading.current_thread().name)
+        return pixels
+
+    monkeypatch.setattr("service.uploads.decode_png", noting)
+    image = np.random.default_rng(0).integers(0, noise + 1, (1, size, size)) / 256
+    post("/encode?resize=true", files={"file": encode_png(image)})
+    assert ["worker thread" in name for name in threads] == [apart]
 
 
 def test_inverting_swaps_dark_and_light(post: Any, images: Any, pngs: list[bytes]) -> None:
