@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from training.machine import settle_precision
 from vampprior.machine import available_threads, device_name
 
 __all__ = ["CHECKPOINT", "DIGIT", "ROOT", "Options", "describe_machine"]
@@ -43,6 +44,7 @@ def describe_machine() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "processor": device_name(torch.device("cpu")).rpartition(",")[0],
+        "instructions": _instructions(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
@@ -50,6 +52,12 @@ def describe_machine() -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
+
+
+def _instructions() -> str:
+    """What sets processors of one name apart: their vector units, and matrix units for bfloat16."""
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return f"{vectors} and AMX" if settle_precision("auto", torch.device("cpu")) == "bfloat16" else vectors
 
 
 def _commit() -> str:

@@ -81,8 +81,9 @@ def _value(item: Row) -> str:
 def _context(row: Row) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in [*row["settings"].items(), *row["environment"].items()])
     versions = ", ".join(f"{name} {value}" for name, value in row["versions"].items() if value)
+    processor = " with ".join(filter(None, [row["processor"], row.get("instructions")]))  # older rows lack the latter
     return (
-        f"{row['date'][:10]}, commit {row['commit']}; {row['processor']}, {row['cpus']} CPUs, "
+        f"{row['date'][:10]}, commit {row['commit']}; {processor}, {row['cpus']} CPUs, "
         f"{row['memory_gib']} GiB, Linux {row['kernel']}; {settings}; {versions}"
     )
 
