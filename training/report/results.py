@@ -11,6 +11,7 @@ from typing import Any
 from training.checkpoints import list_checkpoints
 from training.report.paper import Cell, Unit
 from vampprior.checkpoint import Card, CheckpointError, read_card
+from vampprior.priors import PRIORS
 
 __all__ = [
     "Cards",
@@ -165,7 +166,8 @@ def beyond_the_paper(card: Card) -> str:
     parts += ["last weights"] if known.get("keep") == "last" else []
     parts += [f"{words} {known[key]}" for key, words in BEYOND.items() if number(known, key)]
     parts += ["bfloat16"] if known.get("precision") == "bfloat16" else []
-    parts += ["pseudo-inputs from images"] if not start and pseudo_inputs.get("init") == "data" else []
+    learns = card.model.prior in PRIORS and PRIORS[card.model.prior].learns_pseudo_inputs
+    parts += ["pseudo-inputs from images"] if learns and not start and pseudo_inputs.get("init") == "data" else []
     return ", ".join(parts)
 
 

@@ -39,6 +39,7 @@ LEGEND = (
     f"{WORSE} worse than the paper by more than {NATS.tolerance} nats or {BITS.tolerance} bits per dimension.",
     "Rows without ours are other papers' models.",
     "Stopped early: the run was ended before its patience was spent.",
+    "Wall-clock: of the training, what else the machine did meanwhile and the run's pauses included.",
     "Beyond the paper: what the training had that the paper's has not; `training/recipe.py` says what it is.",
     "SG: the standard Gaussian prior, for which the paper has two numbers, in Table 1 and in Table 2.",
     "Not comparable: the data set stands in for the paper's, with other images.",

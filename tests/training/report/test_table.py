@@ -207,6 +207,14 @@ def test_what_the_papers_training_has_not_is_said(
     assert find(tables()["1"], "static MNIST", "HVAE (L = 2) + VampPrior")["beyond the paper"] == shown
 
 
+@pytest.mark.parametrize("prior", ["standard", "mog", "vampprior_data"])
+def test_where_pseudo_inputs_start_is_no_matter_to_a_prior_that_learns_none(
+    prior: str, put_card: PutCard, tables: Tables
+) -> None:
+    put_card("c", prior=prior, training={"recipe": {"pseudo_inputs": {"init": "data"}}})
+    assert [row["beyond the paper"] for row in tables()["2"] if row["checkpoint"] == "c@1"] == [""]
+
+
 def test_what_was_not_run_and_what_was_not_evaluated_says_so(put_card: PutCard, tables: Tables) -> None:
     put_card("c", log_likelihood=None)
     rows = tables()["1"]
