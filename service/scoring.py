@@ -32,7 +32,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         self.rows = num_samples
         self.noise = seeded_generator(seed)
         self.noise_dim = model.noise_dim
-        self.claimed = False  # by the step that computes the next
+        self.claimed = False  # whether a step was given the image to encode
         self.condition: tuple[Tensor, ...] = ()  # the image and its context, once they are computed
         self.log_weights: dict[int, Array] = {}  # by the number of samples that come after them
 

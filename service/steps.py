@@ -67,7 +67,7 @@ class Step:
     def of(cls, runtime: Runtime, batch: Sequence[Ticket], max_rows: int) -> Step:
         """Up to so many rows of a batch, in which there may be no room for some of its jobs.
 
-        If they cannot even be taken, computing them fails.
+        If they cannot even be taken, computing what was taken fails, or the first job if nothing was.
         """
         before = [ticket.job.rows for ticket in batch]
         try:
@@ -77,7 +77,7 @@ class Step:
         else:
             failed = False
         taken = {ticket: rows - ticket.job.rows for ticket, rows in zip(batch, before, strict=True)}
-        step = cls(compute, {ticket: rows for ticket, rows in taken.items() if rows or failed})
+        step = cls(compute, {ticket: rows for ticket, rows in taken.items() if rows or (failed and ticket is batch[0])})
         for ticket in step.rows:
             ticket.steps += 1
         return step

@@ -369,6 +369,23 @@ async def test_a_step_that_fails_beside_another_fails_the_job_once(start: Callab
     assert await engine.run(Counting("next", 2)) == 2
 
 
+async def test_a_job_that_cannot_be_taken_fails_alone(start: Callable[[int], Engine]) -> None:
+    class Choosy(Counting):
+        @classmethod
+        def take(cls, runtime: Runtime, jobs: Sequence[Counting], max_rows: int) -> Compute:
+            if jobs[0].name == "huge":
+                raise MemoryError("no room for its rows")
+            return super().take(runtime, jobs, max_rows)
+
+    engine = start(1)
+    tasks = await waiting(engine, Choosy("huge", 1), Choosy("small", 1))
+    Counting.gate.set()
+    plug, huge, small = await asyncio.gather(*tasks, return_exceptions=True)
+    assert (plug, small) == (1, 1)
+    assert isinstance(huge, MemoryError)
+    assert queued(engine) == (0, 0)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 async def test_a_job_cancelled_during_a_step_is_computed_no_further(
     start: Callable[[int], Engine], threads: int
