@@ -1,22 +1,24 @@
 """`python -m service`: serve the model store over HTTP."""
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import gc
+import os
+import signal
 
-gc.disable()  # until `collect_rarely`: imports make half a million objects that stay, and looking takes 0.4 s
+if __name__ == "__main__":
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        # the imports below take seconds, in which a signal would end the process as a failure
+        signal.signal(_number, lambda *_: os._exit(0))
+    gc.disable()  # until `collect_rarely`: the imports make half a million objects that stay, and looking takes 0.4 s
 
 import contextlib
 import logging
-import os
-import signal
 import sys
-
-import uvicorn
 
 from service.app import create_app
 from service.middleware import configure_logging
+from service.server import Server
 from service.settings import SettingsError, load_settings
 from vampprior.machine import keep_freed_memory
 
@@ -31,16 +33,7 @@ def main() -> int:
     configure_logging(settings.log_level)
     keep_freed_memory()
     collect_rarely()
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
+    server = Server(create_app(settings), settings)
     for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises once more when all is done
         signal.signal(number, server.handle_exit)
     with contextlib.suppress(SystemExit):  # by which uvicorn says that it did not start; it has logged why

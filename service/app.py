@@ -49,6 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
         service.store.stopping = True
         loading.cancel()
         await service.cache.close()
+        for limit in rate_limits:
+            await limit.close()
         await asyncio.to_thread(service.store.close, settings.shutdown_seconds)
 
     app = FastAPIOffline(
@@ -70,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         return RedirectResponse("/docs")
 
     install_error_handlers(app)
-    install_middleware(app, settings, metrics)
+    rate_limits = install_middleware(app, settings, metrics)
     return app
 
 

@@ -7,12 +7,14 @@ Problem
  |   +- ModelNotFound            no such model or version
  |   +- PseudoInputNotFound      no such pseudo-input
  +- MethodNotAllowed        405  the path has other methods
+ +- HeadTimeout             408  the request's head did not come in time
  +- TooLarge                413  a body, an image or a number of images over its limit
  +- UnsupportedMediaType    415  not a PNG
  +- BadParameter            422  a parameter out of range
  +- BadImage                422  a PNG that cannot be used
  |   +- WrongSize                a PNG of another size than the model's
  +- RateLimited             429  the client is over its limit
+ +- HeadersTooLarge         431  the request's head has too many bytes
  +- Internal                500  a fault of ours; nothing of it leaves the process but the request id
  +- Overloaded              503  the queue is full
  +- NotReady                503  the model has not loaded, or the service is stopping
@@ -29,6 +31,8 @@ __all__ = [
     "BadParameter",
     "BadRequest",
     "DeadlineExceeded",
+    "HeadTimeout",
+    "HeadersTooLarge",
     "Internal",
     "MethodNotAllowed",
     "ModelNotFound",
@@ -105,6 +109,12 @@ class MethodNotAllowed(Problem):
     status, slug, title = 405, "method-not-allowed", "Method not allowed"
 
 
+class HeadTimeout(Problem):
+    """The request line and headers did not come in time."""
+
+    status, slug, title = 408, "request-timeout", "Request timeout"
+
+
 class TooLarge(Problem):
     """A body, an image or a number of images is over its limit."""
 
@@ -146,6 +156,12 @@ class RateLimited(Problem):
 
     status, slug, title = 429, "rate-limited", "Too many requests"
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+class HeadersTooLarge(Problem):
+    """The request line and headers have too many bytes."""
+
+    status, slug, title = 431, "headers-too-large", "Request header fields too large"
 
 
 class Internal(Problem):

@@ -48,6 +48,14 @@ class Metrics:
         self.http_requests_in_progress = Gauge(
             "http_requests_in_progress", "HTTP requests under way.", registry=registry
         )
+        self.http_connections = Gauge("http_connections", "Open connections.", registry=registry)
+        self.http_connections_refused_total = Counter(
+            "http_connections_refused_total",
+            "Connections that were closed by the service, by reason: displaced (idle while too many were open), "
+            "too-many, silent (nothing was sent), unread (no answer was taken), or the problem that was answered.",
+            ["reason"],
+            registry=registry,
+        )
 
         self.jobs_total = Counter(
             "vampprior_jobs_total",

@@ -5,27 +5,27 @@ RequestContext > RequestLifetime > AccessControl > BodyLimit > the application
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
-import math
 import random
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fastapi import FastAPI
-from limits import RateLimitItem, parse
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Problem, RateLimited, TooLarge, Unauthorized
+from service.connections import OVER_LIMIT
+from service.errors import Overloaded, Problem, TooLarge, Unauthorized
 from service.lifetime import RequestLifetime
 from service.logs import configure_logging, request_id
 from service.metrics import Metrics
 from service.problems import CLIENT_CLOSED_REQUEST, internal_error, problem_response
+from service.rate_limit import Allowance, LocalWindow, SharedWindow, client_network, create_rate_limit
 from service.settings import Settings
 
 __all__ = ["AccessControl", "BodyLimit", "RequestContext", "configure_logging", "install_middleware", "request_id"]
@@ -34,18 +34,29 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # what anyone may read without a key: probes, metrics, the documentation and the studio page
 OPEN_PATHS = re.compile(r"/|/(health|docs|static|static-offline-docs)/.*|/(docs|openapi\.json|metrics)")
-UNLIMITED_PATHS = re.compile(r"/health/.*|/metrics")
+# what is answered in any case, without a limit and on any connection
+PROBE_PATHS = re.compile(r"/health/.*|/metrics")
+
+RateLimit = LocalWindow | SharedWindow
 
 access_log = logging.getLogger("service.access")
 
 
-def install_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
-    """Put the four around `app`, in their order."""
+def install_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> list[RateLimit]:
+    """Put the four around `app`, in their order; returns the rate limits, which the application closes at its end."""
+    keys = settings.api_key_list()
+
+    def limit_of(limit: str, name: str) -> RateLimit | None:
+        url, timeout = settings.cache_url, settings.cache_timeout_seconds
+        return create_rate_limit(limit, url, timeout, name=name) if limit else None
+
+    limit = limit_of(settings.rate_limit, "requests")
+    failure_limit = limit_of(settings.key_failure_limit, "key-failures") if keys else None
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    if (keys := settings.api_key_list()) or settings.rate_limit:
-        app.add_middleware(AccessControl, keys=keys, rate_limit=settings.rate_limit)
+    app.add_middleware(AccessControl, keys=keys, limit=limit, failure_limit=failure_limit)
     app.add_middleware(RequestLifetime, deadline=settings.deadline_seconds)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, routes=app.router.routes)
+    return [created for created in (limit, failure_limit) if created is not None]
 
 
 class RequestContext:
@@ -55,9 +66,10 @@ class RequestContext:
     context variable `request_id`, and in the answer's header.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute] = ()) -> None:
         self.app = app
         self.metrics = metrics
+        self.routes = routes  # to name the route of a request that was refused before it reached one
         self.series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.ids = random.Random()  # noqa: S311  (no secret; and the system's own cost a request its turn at the GIL)
 
@@ -96,7 +108,7 @@ class RequestContext:
 
     def _record(self, scope: Scope, status: int, duration: float, id_: str) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        route = _route_template(scope)
+        route = self._route_template(scope)
         requests, durations = self._series(method, route, status)
         requests.inc()
         durations.observe(duration)
@@ -109,6 +121,13 @@ class RequestContext:
             "client": _peer(scope),
         }
         access_log.info("%s %s %d", method, route, status, extra={"fields": fields})
+
+    def _route_template(self, scope: Scope) -> str:
+        """`/models/{name}` of a request to `/models/vamp`, or `unmatched`; a path would be a label without bounds."""
+        route = scope.get("route")
+        if route is None:
+            route = next((route for route in self.routes if route.matches(scope)[0] is not Match.NONE), None)
+        return str(getattr(route, "path", None) or "unmatched")
 
     def _series(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
         """The series of such requests; `labels` looks for each under a lock."""
@@ -124,63 +143,76 @@ class RequestContext:
 class AccessControl:
     """Who may ask, and how often.
 
-    keys:       one of them must come in `X-API-Key`, else 401; none lets everyone in
-    rate_limit: requests a client may make in a moving window, such as `100/minute`, else 429; empty sets no limit
+    keys:          one of them must come in `X-API-Key`, else 401; none lets everyone in
+    limit:         requests of a client; past it, 429. A client is its key, or else its address
+    failure_limit: requests of an address without a valid key, where keys are set; past it, 429
 
-    A client is its key, or else its address. Guesses at keys count against the address.
+    On connections beyond the limit of connections, all but health checks and metrics are answered 503.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str] = (), rate_limit: str = "") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Iterable[str] = (),
+        limit: RateLimit | None = None,
+        failure_limit: RateLimit | None = None,
+    ) -> None:
         self.app = app
-        self.keys = [key.encode() for key in keys]
-        self.limit: RateLimitItem | None = parse(rate_limit) if rate_limit else None
-        self.limiter = MovingWindowRateLimiter(MemoryStorage()) if rate_limit else None
+        self.keys = {key.encode(): hashlib.sha256(key.encode()).hexdigest()[:32] for key in keys}
+        self.limit, self.failure_limit = limit, failure_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 429 or 401, or let the request through."""
+        """Answer 503, 429 or 401, or let the request through."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        key = self._known_key(Headers(scope=scope).get("x-api-key", "").encode("latin-1"))
-        rate_headers: dict[str, str] = {}
-        problem: Problem | None = None
-        if not UNLIMITED_PATHS.fullmatch(path):
-            rate_headers, problem = self._hit(f"key:{key}" if key is not None else f"address:{_peer(scope)}")
-        if problem is None and self.keys and key is None and not OPEN_PATHS.fullmatch(path):
-            problem = Unauthorized("Send one of the service's keys in the header X-API-Key.")
+        if PROBE_PATHS.fullmatch(path):
+            await self.app(scope, receive, send)
+            return
+        try:
+            allowance = await self._check(scope, path)
+        except Problem as problem:
+            await problem_response(scope, problem)(scope, receive, send)
+            return
 
-        async def send_with_rate(message: Message) -> None:
+        async def send_with_allowance(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(rate_headers)
+                MutableHeaders(scope=message).update(allowance.headers() if allowance else {})
             await send(message)
 
-        app = self.app if problem is None else problem_response(scope, problem)
-        await app(scope, receive, send_with_rate)
+        await self.app(scope, receive, send_with_allowance if allowance else send)
 
-    def _known_key(self, given: bytes) -> int | None:
-        """Index of the key, found in a time that does not tell how much of a guess is right."""
-        matches = [hmac.compare_digest(key, given) for key in self.keys]
-        return matches.index(True) if any(matches) else None
+    async def _check(self, scope: Scope, path: str) -> Allowance | None:
+        """Count the request; what is left to its client, if it has a limit. Raises the `Problem` of a refusal."""
+        if OVER_LIMIT in scope.get("state", {}):
+            raise Overloaded("Too many connections are open; try again shortly.", headers={"Connection": "close"})
+        client = f"address:{client_network(_peer(scope))}"
+        if self.keys:
+            key = self._known_key(Headers(scope=scope).get("x-api-key", "").encode("latin-1"))
+            if key is not None:
+                client = f"key:{key}"
+            elif not OPEN_PATHS.fullmatch(path):
+                await self._count(self.failure_limit, client)
+                await self._count(self.limit, client)
+                raise Unauthorized("Send one of the service's keys in the header X-API-Key.")
+        if OPEN_PATHS.fullmatch(path):
+            return None
+        return await self._count(self.limit, client)
 
-    def _hit(self, client: str) -> tuple[dict[str, str], Problem | None]:
-        """Count a request; the `RateLimit` headers of its answer, and the problem if it is one too many."""
-        if self.limit is None or self.limiter is None:
-            return {}, None
-        allowed = self.limiter.hit(self.limit, client)
-        window = self.limiter.get_window_stats(self.limit, client)
-        seconds = str(max(1, math.ceil(window.reset_time - time.time())))
-        headers = {
-            "RateLimit-Limit": str(self.limit.amount),
-            "RateLimit-Remaining": str(max(0, window.remaining)),
-            "RateLimit-Reset": seconds,
-        }
-        if allowed:
-            return headers, None
-        detail = (
-            f"The limit is {self.limit.amount} requests per {self.limit.get_expiry()} seconds; wait {seconds} seconds."
-        )
-        return headers, RateLimited(detail, headers={"Retry-After": seconds})
+    @staticmethod
+    async def _count(limit: RateLimit | None, client: str) -> Allowance | None:
+        if limit is None:
+            return None
+        allowance = await limit.hit(client)
+        if not allowance.allowed:
+            raise allowance.problem()
+        return allowance
+
+    def _known_key(self, given: bytes) -> str | None:
+        """Hash of the key, found in a time that does not tell how much of a guess is right."""
+        matches = [hash_ for key, hash_ in self.keys.items() if hmac.compare_digest(key, given)]
+        return matches[0] if matches else None
 
 
 class BodyLimit:
@@ -230,11 +262,6 @@ class BodyLimit:
 def _has_no_body(scope: Scope) -> bool:
     """Whether the request says neither a length nor a transfer encoding, by one of which every body is announced."""
     return not any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
-
-
-def _route_template(scope: Scope) -> str:
-    """`/models/{name}` of a request to `/models/vamp`, or `unmatched`; a path would be a label without bounds."""
-    return str(getattr(scope.get("route"), "path", None) or "unmatched")
 
 
 def _peer(scope: Scope) -> str:

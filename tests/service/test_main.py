@@ -111,6 +111,27 @@ def test_sigterm_lets_requests_finish_and_exits_with_0(start: Any, pngs: list[by
         assert {"time", "level", "logger", "message"} <= set(json.loads(line))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_start_ends_it_with_0(start: Any, number: signal.Signals) -> None:
+    service = start()
+    status = Path(f"/proc/{service.process.pid}/status")
+    caught = 1 << signal.SIGTERM - 1
+    service.until(lambda: int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & caught)  # type: ignore[index]
+    service.process.send_signal(number)
+    assert service.wait() == 0
+    assert "Traceback" not in service.printed()
+
+
+def test_draining_comes_before_the_sockets_close(start: Any) -> None:
+    service = start(drain_seconds=PATIENCE)
+    with httpx.Client(base_url=service.ready(), timeout=PATIENCE) as client:
+        service.process.send_signal(signal.SIGTERM)
+        service.until(lambda: client.get("/health/ready").status_code == 503)
+        assert client.post("/sample").status_code == 200
+    service.process.send_signal(signal.SIGTERM)  # a second one ends the draining
+    assert service.wait() == 0
+
+
 def test_sigterm_does_not_wait_for_a_request_without_an_end(start: Any, pngs: list[bytes]) -> None:
     endless = 10**9
     service = start(shutdown_seconds=0, max_num_samples=endless, queued_rows=endless, deadline_seconds=10**6)

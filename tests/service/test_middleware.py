@@ -14,6 +14,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import APIRouter, FastAPI, Form, Request, UploadFile
+from limits import parse
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
@@ -21,6 +22,7 @@ from service.logs import configure_logging, request_id
 from service.metrics import Metrics
 from service.middleware import AccessControl, BodyLimit, RequestContext, install_middleware
 from service.problems import install_error_handlers
+from service.rate_limit import LocalWindow
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -191,6 +193,10 @@ async def test_requests_under_way_are_counted() -> None:
 # access control
 
 
+def limit_of(limit: str) -> LocalWindow:
+    return LocalWindow(parse(limit))
+
+
 async def test_without_keys_everyone_may_ask() -> None:
     async with client_of(make_app(AccessControl)) as client:
         assert (await client.post("/sample")).status_code == 200
@@ -221,7 +227,7 @@ async def test_paths_that_only_look_open_need_a_key(path: str) -> None:
 
 
 async def test_a_client_over_its_limit_is_told_when_to_come_back() -> None:
-    app = make_app(AccessControl, rate_limit="2/day")
+    app = make_app(AccessControl, limit=limit_of("2/day"))
     async with client_of(app) as client:
         for remaining in ("1", "0"):
             response = await client.post("/sample")
@@ -237,7 +243,7 @@ async def test_a_client_over_its_limit_is_told_when_to_come_back() -> None:
 
 
 async def test_a_client_is_its_key_wherever_it_is() -> None:
-    app = make_app(AccessControl, keys=["one", "two"], rate_limit="1/day")
+    app = make_app(AccessControl, keys=["one", "two"], limit=limit_of("1/day"))
     async with client_of(app, address="192.0.2.1") as client:
         assert (await client.post("/sample", headers={"X-API-Key": "one"})).status_code == 200
         assert (await client.post("/sample", headers={"X-API-Key": "two"})).status_code == 200
@@ -246,20 +252,41 @@ async def test_a_client_is_its_key_wherever_it_is() -> None:
 
 
 async def test_a_header_that_opens_nothing_is_no_new_client() -> None:
-    async with client_of(make_app(AccessControl, rate_limit="1/day")) as client:
+    async with client_of(make_app(AccessControl, limit=limit_of("1/day"))) as client:
         assert (await client.post("/sample", headers={"X-API-Key": "made"})).status_code == 200
         assert (await client.post("/sample", headers={"X-API-Key": "up"})).status_code == 429
 
 
-async def test_guesses_at_keys_are_limited() -> None:
-    async with client_of(make_app(AccessControl, keys=["one"], rate_limit="1/day")) as client:
+@pytest.mark.parametrize("name", ["limit", "failure_limit"])
+async def test_guesses_at_keys_are_limited(name: str) -> None:
+    async with client_of(make_app(AccessControl, keys=["one"], **{name: limit_of("1/day")})) as client:
         assert (await client.post("/sample", headers={"X-API-Key": "a"})).status_code == 401
-        assert (await client.post("/sample", headers={"X-API-Key": "b"})).status_code == 429
+        response = await client.post("/sample", headers={"X-API-Key": "b"})
+        assert_is_problem(response, 429, "rate-limited")
+        assert (await client.post("/sample", headers={"X-API-Key": "one"})).status_code == 200
 
 
-async def test_probes_are_not_limited() -> None:
-    async with client_of(make_app(AccessControl, rate_limit="1/day")) as client:
-        for path in ("/health/live", "/metrics") * 3:
+async def test_a_failed_key_is_limited_without_a_setting() -> None:
+    app = FastAPI()
+    install_error_handlers(app)
+    install_middleware(app, Settings(api_keys="one"), Metrics())  # type: ignore[arg-type]
+    async with client_of(app) as client:
+        statuses = [(await client.post("/sample")).status_code for _ in range(31)]
+    assert statuses == [401] * 30 + [429]
+
+
+async def test_a_network_of_ipv6_is_one_client() -> None:
+    app = make_app(AccessControl, limit=limit_of("1/day"))
+    statuses = []
+    for address in ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1", "::ffff:192.0.2.1", "192.0.2.1"):
+        async with client_of(app, address=address) as client:
+            statuses.append((await client.post("/sample")).status_code)
+    assert statuses == [200, 429, 200, 200, 429]
+
+
+async def test_probes_and_documentation_are_not_limited() -> None:
+    async with client_of(make_app(AccessControl, limit=limit_of("1/day"))) as client:
+        for path in ("/health/live", "/metrics", "/docs/x", "/static/x") * 3:
             assert (await client.get(path)).status_code == 404
 
 
@@ -379,9 +406,30 @@ async def test_every_refusal_has_an_id_and_is_counted() -> None:
             response = await client.post("/nowhere", headers=headers, content=bytes(size))
             assert response.status_code == status
             assert response.json()["request_id"] == response.headers["x-request-id"]
-            assert "ratelimit-remaining" in response.headers
+            assert ("ratelimit-remaining" in response.headers) == (status != 401)
     assert counted(metrics, "POST", "unmatched", "404") == 2
     assert counted(metrics, "POST", "unmatched", "413") == 1
+
+
+async def test_refusals_are_counted_by_the_route_that_they_asked_for() -> None:
+    metrics = Metrics()
+    app = FastAPI()
+    install_error_handlers(app)
+
+    @app.post("/models/{name}")
+    async def model(name: str) -> None: ...
+
+    settings = Settings(api_keys="one", rate_limit="1/day", max_body_bytes=10)  # type: ignore[arg-type]
+    install_middleware(app, settings, metrics)
+    async with client_of(app) as client:
+        for headers, size, status in [
+            ({}, 1, 401),
+            ({"X-API-Key": "one"}, 100, 413),
+            ({"X-API-Key": "one"}, 1, 429),
+        ]:
+            response = await client.post("/models/vamp", headers=headers, content=bytes(size))
+            assert response.status_code == status
+            assert counted(metrics, "POST", "/models/{name}", str(status)) == 1
 
 
 # logs
