@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks import http, model, process, profiles, replicas, training
 from benchmarks.machine import Options
 from benchmarks.results import Result
+from benchmarks.soak import soak
 
 __all__ = ["FIGURES", "Figure"]
 
@@ -43,5 +44,6 @@ FIGURES = {
     "training-step": Figure("A step of training against that of the paper's public code", training.step),
     "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
     "start": Figure("From the service's start until it is ready", process.start),
+    "soak": Figure("Ordinary and hostile requests at once, under a memory limit of 1 GiB", soak),
     "memory": Figure("What the service's process holds over 10,000 requests", process.memory),
 }

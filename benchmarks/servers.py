@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -36,12 +37,14 @@ class Server:
     command:     its arguments; `{port}` stands for the port to listen on
     ready:       path that answers 200 once it serves
     environment: variables it is given besides those of every server
+    memory_limit: bytes of private memory that its process may map; None sets no limit
     """
 
     name: str
     command: tuple[str, ...]
     ready: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    memory_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def running(server: Server, options: Options) -> Iterator[Running]:
             stderr=output,
             start_new_session=True,
         )
+        if server.memory_limit is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (server.memory_limit, server.memory_limit))
         url = f"http://127.0.0.1:{port}"
         try:
             _wait_until_ready(url + server.ready, process, begin)
