@@ -13,7 +13,7 @@ from benchmarks import naive
 from benchmarks.machine import CHECKPOINT, DIGIT, Options
 from benchmarks.measure import AtLeast, AtMost, Claim, Series, ratio, seconds_of, take_turns
 from benchmarks.results import Result
-from service.images import decode_png
+from service.images import decode_image
 from vampprior import ModelConfig, build_model
 from vampprior.checkpoint import load_checkpoint
 from vampprior.crew import crew_of
@@ -90,7 +90,7 @@ def load_model_and_image(options: Options) -> tuple[HVAE, Tensor]:
     torch.set_num_threads(options.threads)
     model, _ = load_checkpoint(CHECKPOINT)
     assert isinstance(model, HVAE)
-    pixels = torch.from_numpy(decode_png(DIGIT.read_bytes(), max_pixels=28 * 28))
+    pixels = torch.from_numpy(decode_image(DIGIT.read_bytes(), max_pixels=28 * 28))
     return model, (pixels >= 128).float()[None, None]
 
 

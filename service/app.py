@@ -20,6 +20,7 @@ from service.routes import encode, health, loglik, models, pseudo_inputs, recons
 from service.routes.parameters import Service
 from service.settings import Settings
 from service.store import ModelStore
+from service.uploads import UploadReader, document_uploads
 
 __all__ = ["create_app"]
 
@@ -28,9 +29,9 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = """
 A density model at work: a hierarchical VAE with a VampPrior (Tomczak & Welling, 2018).
 
-Every call below can be tried as it stands: unfold it and press *Execute*. Images go in as multipart `file`, as a raw
-PNG body or as base64 in JSON (filled in here), and come out as PNG, JSON or NPY. The same `seed` gives the same answer.
-Errors are `application/problem+json`.
+Every call below can be tried as it stands: unfold it and press *Execute*. PNG, JPEG and WebP images go in as multipart
+`file`, as a raw body or as base64 in JSON (filled in here), and come out as PNG, JSON or NPY. The same `seed` gives the
+same answer. Errors are `application/problem+json`.
 """
 
 ROUTERS = (sample, reconstruct, loglik, encode, pseudo_inputs, models, health)
@@ -39,7 +40,9 @@ ROUTERS = (sample, reconstruct, loglik, encode, pseudo_inputs, models, health)
 def create_app(settings: Settings) -> FastAPI:
     """An application of its own: nothing is shared with another one in the process."""
     metrics = Metrics()
-    service = Service(settings, metrics, ModelStore(settings, metrics), create_cache(settings, metrics))
+    service = Service(
+        settings, metrics, ModelStore(settings, metrics), create_cache(settings, metrics), UploadReader(settings)
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -48,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         service.store.stopping = True
         loading.cancel()
+        service.uploads.close()
         await service.cache.close()
         for limit in rate_limits:
             await limit.close()
@@ -71,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def root() -> RedirectResponse:
         return RedirectResponse("/docs")
 
+    document_uploads(app, settings)
     install_error_handlers(app)
     rate_limits = install_middleware(app, settings, metrics)
     return app

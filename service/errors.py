@@ -9,14 +9,14 @@ Problem
  +- MethodNotAllowed        405  the path has other methods
  +- HeadTimeout             408  the request's head did not come in time
  +- TooLarge                413  a body, an image or a number of images over its limit
- +- UnsupportedMediaType    415  not a PNG
+ +- UnsupportedMediaType    415  not an image format that is accepted
  +- BadParameter            422  a parameter out of range
- +- BadImage                422  a PNG that cannot be used
- |   +- WrongSize                a PNG of another size than the model's
+ +- BadImage                422  an image that cannot be used
+ |   +- WrongSize                an image of another size than the model's
  +- RateLimited             429  the client is over its limit
  +- HeadersTooLarge         431  the request's head has too many bytes
  +- Internal                500  a fault of ours; nothing of it leaves the process but the request id
- +- Overloaded              503  the queue is full
+ +- Overloaded              503  the queue is full, or too many uploads are held or decoded
  +- NotReady                503  the model has not loaded, or the service is stopping
  +- DeadlineExceeded        504  waiting plus computing took too long
 """
@@ -122,7 +122,7 @@ class TooLarge(Problem):
 
 
 class UnsupportedMediaType(Problem):
-    """The upload is not a PNG."""
+    """The body or the image is in a format that is not accepted."""
 
     status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
 
@@ -134,7 +134,7 @@ class BadParameter(Problem):
 
 
 class BadImage(Problem):
-    """The upload is a PNG that cannot be used."""
+    """The upload is an image that cannot be used."""
 
     status, slug, title = 422, "bad-image", "Bad image"
 
@@ -171,7 +171,7 @@ class Internal(Problem):
 
 
 class Overloaded(Problem):
-    """The queue is full."""
+    """The queue is full, or too many uploads are held or decoded at once."""
 
     status, slug, title = 503, "overloaded", "Overloaded"
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}

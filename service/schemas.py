@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 __all__ = [
     "EXAMPLE_PNG",
-    "Base64Images",
     "EncodeAnswer",
     "EncodedImage",
     "Health",
@@ -25,16 +24,6 @@ EXAMPLE_PNG = (
     "cYNDHpVVXE3UBZXoCa8uYvg+RCjO/UlwA1qeDGHDZCOoAAAAAElFTkSuQmCC"
 )
 """A handwritten seven of 28 x 28 pixels, so that a call can be tried without a file."""
-
-
-class Base64Images(BaseModel):
-    """A JSON body of images."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    images: list[str] = Field(
-        min_length=1, description="PNG files in base64, with or without `data:image/png;base64,`."
-    )
 
 
 class Answered(BaseModel):

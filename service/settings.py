@@ -11,10 +11,11 @@ from typing import Literal
 
 import torch
 from limits import parse_many
-from pydantic import Field, RedisDsn, SecretStr, ValidationError, field_validator
+from pydantic import Field, RedisDsn, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio import ConnectionPool
 
+from service.images import FORMATS
 from vampprior.checkpoint import CHECKPOINT_NAME
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
@@ -114,6 +115,27 @@ class Settings(BaseSettings):
         le=80_000_000,
         description="Pixels of one uploaded image before resizing; more are answered 413.",
     )
+    max_request_pixels: int = Field(
+        default=16_000_000,
+        ge=1,
+        description="Pixels of all images of one request before resizing; more are answered 413.",
+    )
+    image_formats: str = Field(
+        default="png,jpeg,webp",
+        description="Comma-separated formats of uploaded images: `png`, `jpeg`, `webp`; others are answered 415.",
+    )
+    held_body_bytes: int = Field(
+        default=128 * 1024 * 1024,
+        ge=1,
+        validate_default=True,
+        description="Bytes of request bodies held at once in the whole process; more are answered 503.",
+    )
+    decoding_pixels: int = Field(
+        default=16_000_000,
+        ge=1,
+        validate_default=True,
+        description="Pixels being decoded at once in the whole process, at about 20 bytes each; more are answered 503.",
+    )
     max_answer_pixels: int = Field(
         default=16_000_000, ge=1, description="Pixels of a PNG that goes out; more are answered 422."
     )
@@ -158,6 +180,27 @@ class Settings(BaseSettings):
     def api_key_list(self) -> list[str]:
         """The keys that open the service; none means that it is open to everyone."""
         return [key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip()]
+
+    def image_format_list(self) -> list[str]:
+        """The formats of images that are accepted."""
+        return [name.strip() for name in self.image_formats.split(",")]
+
+    @field_validator("image_formats")
+    @classmethod
+    def _check_image_formats(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",")]
+        if not set(names) <= set(FORMATS):
+            raise ValueError(f"must be formats out of {', '.join(FORMATS)}, separated by commas, not {value!r}")
+        return value
+
+    @field_validator("held_body_bytes", "decoding_pixels")
+    @classmethod
+    def _check_room_for_one(cls, value: int, info: ValidationInfo) -> int:
+        # without room for the largest, it would be answered 503 for ever
+        one = {"held_body_bytes": "max_body_bytes", "decoding_pixels": "max_image_pixels"}[str(info.field_name)]
+        if value < info.data.get(one, 0):
+            raise ValueError(f"is {value}, which must be at least {PREFIX}{one.upper()}, {info.data[one]}")
+        return value
 
     @field_validator("default_model")
     @classmethod

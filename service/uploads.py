@@ -1,54 +1,39 @@
-"""Uploaded images: multipart `file` fields, a raw PNG body, or JSON with base64 PNGs."""
+"""Uploaded images: a multipart form, a raw PNG, JPEG or WebP body, or JSON with images in base64."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
+import asyncio
 import hashlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastapi import Request
+from fastapi import FastAPI, Request
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 
+from service.budget import Budget
 from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
-from service.images import decode_png, fit_to_model
-from service.schemas import EXAMPLE_PNG, Base64Images
-from service.store import LoadedModel
+from service.forms import read_form_files
+from service.images import check_pixels, check_size, fit_to_model, format_names, open_image
+from service.json_images import read_json_images
+from service.pixels import OpenedImage
+from service.schemas import EXAMPLE_PNG
+from service.settings import Settings
 
-__all__ = ["UPLOAD_BODY", "ModelImages", "read_images"]
+__all__ = ["UPLOAD_BODY", "ModelImages", "UploadReader", "document_uploads"]
 
-RAW_TYPES = ("image/png", "application/octet-stream")
+RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
+DECODING_THREADS = 4
+
 SMALL_BYTES, SMALL_PIXELS = 4096, 64 * 64
-"""Of an image that is decoded on the event loop if it comes alone. It takes 0.1 ms, and the way to another thread and
-back five times that where all are busy."""
+"""A body of one image below both is read on the event loop: that takes 0.1 ms, and in a thread five times as long while
+all processors are busy."""
 
-UPLOAD_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": Base64Images.model_json_schema(),
-                "example": {"images": [EXAMPLE_PNG]},
-            },
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                }
-            },
-            "image/png": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
-"""OpenAPI's description of a body that `read_images` takes."""
+UPLOAD_BODY: dict[str, Any] = {"requestBody": {"$ref": "#/components/requestBodies/Images"}}
+"""OpenAPI's description of a body of images, which `document_uploads` adds to the document."""
 
 
 @dataclass(frozen=True)
@@ -70,80 +55,221 @@ class ModelImages:
         return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.gray]
 
 
-async def read_images(
-    request: Request, loaded: LoadedModel, *, resize: bool, invert: bool, max_images: int, max_pixels: int
-) -> ModelImages:
-    """The request's images, decoded and fitted to the model.
+@dataclass(frozen=True)
+class _Target:
+    """What uploaded images are turned into.
 
-    Raises `UnsupportedMediaType` for another kind of body, `TooLarge` for too many images or pixels, and `BadImage` or
-    `BadParameter` for images that cannot be used.
+    shape:  shape of the model's images, (C, H, W)
+    resize: stretch images of another size
+    invert: swap dark and light
     """
-    files = await _read_files(request, max_images)
-    if not files:
-        raise BadParameter("no image was sent: put it into the form field `file`, or send it as a raw image/png body")
-    if len(files) > max_images:
-        raise TooLarge(f"{len(files)} images were sent, a request may have {max_images}")
-    shape = loaded.card.model.image_shape
 
-    def decode(max_pixels: int) -> NDArray[np.uint8]:
+    shape: tuple[int, int, int]
+    resize: bool
+    invert: bool
+
+
+class _Hold:
+    """Body bytes of one request that count towards the budget of the process."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget, self.amount = budget, 0
+
+    def add(self, amount: int) -> None:
+        """Raises `Overloaded`."""
+        self.budget.take(amount)
+        self.amount += amount
+
+    def release(self) -> None:
+        """Give back everything that was added."""
+        self.budget.give_back(self.amount)
+        self.amount = 0
+
+
+class UploadReader:
+    """Reads and decodes the uploads of one application, within bounds that its requests share.
+
+    body_bytes: bytes of bodies that are held
+    pixels:     pixels that are being decoded; the images of one request are decoded one after another
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.formats = settings.image_format_list()
+        self.body_bytes = Budget(
+            settings.held_body_bytes, "The service holds as many uploads as it can; send it again."
+        )
+        self.pixels = Budget(
+            settings.decoding_pixels, "The service decodes as many pixels as it can; send the images again."
+        )
+        self._threads = ThreadPoolExecutor(DECODING_THREADS, "decode")
+
+    def close(self) -> None:
+        """Decode nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def read(self, request: Request, shape: tuple[int, int, int], *, resize: bool, invert: bool) -> ModelImages:
+        """The request's images, fitted to a model whose images have this shape, (C, H, W).
+
+        If the request is cancelled, decoding stops after the current image.
+
+        Raises `UnsupportedMediaType` for another kind of body or image, `TooLarge` for too many images or pixels,
+        `BadImage` or `BadParameter` for images that cannot be used, and `Overloaded` if the process already holds or
+        decodes as much as it may.
+        """
+        target = _Target(shape, resize, invert)
+        content_type = request.headers.get("content-type", "")
+        hold, stop = _Hold(self.body_bytes), threading.Event()
+        work: Future[ModelImages] | None = None
+        try:
+            _media_type(content_type, self.formats)
+            body = await _read_body(request, hold)
+            if len(body) <= SMALL_BYTES:
+                files = self._split(content_type, body)
+                images = self._open(files, target)
+                if len(files) == 1 and images[0].pixels <= SMALL_PIXELS:
+                    return self._decode(files, images, target, stop)
+            work = self._threads.submit(self._read, content_type, body, target, stop)
+            return await asyncio.wrap_future(work)
+        finally:
+            if work is None:
+                hold.release()
+            else:  # a thread cannot be cancelled: it holds the body until it has noticed
+                stop.set()
+                work.add_done_callback(lambda _: hold.release())
+
+    def _read(self, content_type: str, body: bytes, target: _Target, stop: threading.Event) -> ModelImages:
+        files = self._split(content_type, body)
+        images = self._open(files, target)
+        return self._decode(files, images, target, stop)
+
+    def _split(self, content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+        """Name and content of each uploaded file."""
+        media_type, most = _media_type(content_type, self.formats), self.settings.max_images
+        if media_type == "multipart/form-data":
+            files = read_form_files(content_type, body, max_images=most)
+        elif media_type == "application/json":
+            contents = read_json_images(body, max_images=most)
+            files = [(f"image {index}", content) for index, content in enumerate(contents)]
+        else:
+            files = [("image", body)] if body else []
+        if not files:
+            raise BadParameter(
+                "no image was sent: put it into the form field `file`, or send it as a raw body of type image/png"
+            )
+        return files
+
+    def _open(self, files: Sequence[tuple[str, bytes]], target: _Target) -> list[OpenedImage]:
+        """Check every image's header before the pixels of any are decoded."""
         images = []
-        for name, data in files:
-            try:
-                pixels = decode_png(data, max_pixels=max_pixels)
-                images.append(fit_to_model(pixels, shape, resize=resize, invert=invert))
-            except Problem as problem:
-                if len(files) > 1:
-                    problem.detail = f"{name}: {problem.detail}"
-                raise
-        return np.stack(images)
+        for name, content in files:
+            with _Named(name, files):
+                image = open_image(content, formats=self.formats)
+                check_pixels(image, self.settings.max_image_pixels)
+                check_size(image.size, target.shape, resize=target.resize)
+                images.append(image)
+        total = sum(image.pixels for image in images)
+        if total > self.settings.max_request_pixels:
+            most = self.settings.max_request_pixels
+            raise TooLarge(f"The images have {total} pixels together, more than the {most} that a request may have.")
+        return images
 
-    names = [name for name, _ in files]
-    if len(files) == 1 and len(files[0][1]) <= SMALL_BYTES:
-        with contextlib.suppress(TooLarge):  # found before any pixel is decoded
-            return ModelImages(names, decode(min(max_pixels, SMALL_PIXELS)))
-    return ModelImages(names, await run_in_threadpool(decode, max_pixels))
+    def _decode(
+        self, files: Sequence[tuple[str, bytes]], images: list[OpenedImage], target: _Target, stop: threading.Event
+    ) -> ModelImages:
+        fitted = np.empty((len(images), *target.shape), np.uint8)
+        with self.pixels.hold(max(image.pixels for image in images)):
+            for index, image in enumerate(images):
+                if stop.is_set():
+                    raise CancelledError
+                with _Named(files[index][0], files):
+                    fitted[index] = fit_to_model(
+                        image.decode(), target.shape, resize=target.resize, invert=target.invert
+                    )
+        return ModelImages([name for name, _ in files], fitted)
 
 
-async def _read_files(request: Request, max_images: int) -> list[tuple[str, bytes]]:
-    """Name and content of each uploaded file."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "multipart/form-data":
-        return await _read_form(request, max_images)
-    if media_type in RAW_TYPES:
-        body = await request.body()
-        return [("image", body)] if body else []
-    if media_type == "application/json":
-        return await run_in_threadpool(_read_json, await request.body())
+class _Named:
+    """Adds the name of the image to a problem, where a request has several."""
+
+    def __init__(self, name: str, files: Sequence[tuple[str, bytes]]) -> None:
+        self.prefix = f"{name}: " if len(files) > 1 else ""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Problem):
+            error.detail = self.prefix + error.detail
+
+
+def _media_type(content_type: str, formats: Sequence[str]) -> str:
+    """The media type of a body that can be read. Raises `UnsupportedMediaType` for any other."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in ("multipart/form-data", "application/json", *RAW_TYPES):
+        return media_type
     raise UnsupportedMediaType(
-        f"the body is {media_type or 'of no type'}; send multipart/form-data with a PNG in `file`, a raw image/png "
-        "body, or application/json with base64 PNGs in `images`"
+        f"the body is {media_type or 'of no type'}; send multipart/form-data with a {format_names(formats)} file in "
+        "`file`, the file as a raw body of type image/png, image/jpeg or image/webp, or application/json with files in "
+        "base64 in `images`"
     )
 
 
-async def _read_form(request: Request, max_images: int) -> list[tuple[str, bytes]]:
-    try:
-        async with request.form(max_files=max_images + 1, max_fields=max_images + 1) as form:
-            parts = form.getlist("file")
-            if not all(isinstance(part, UploadFile) for part in parts):
-                raise BadParameter("the form field `file` must be a file, not text; with curl: -F file=@digit.png")
-            uploads = [part for part in parts if isinstance(part, UploadFile)]
-            return [(part.filename or f"image {i}", await part.read()) for i, part in enumerate(uploads)]
-    except HTTPException as error:
-        if "Too many" in str(error.detail):
-            raise TooLarge(f"a request may have {max_images} images") from error
-        raise BadParameter(f"the form cannot be read: {error.detail}") from error
+async def _read_body(request: Request, hold: _Hold) -> bytes:
+    """The whole body, counted towards the budget while it arrives."""
+    body = bytearray()
+    async for chunk in request.stream():
+        hold.add(len(chunk))
+        body += chunk
+    return bytes(body)
 
 
-def _read_json(body: bytes) -> list[tuple[str, bytes]]:
-    try:
-        images = Base64Images.model_validate_json(body).images
-    except ValidationError as error:
-        raise BadParameter(f"the JSON body cannot be read: {error.errors(include_url=False)[0]['msg']}") from error
-    files = []
-    for index, text in enumerate(images):
-        encoded = text.partition("base64,")[2] if text.startswith("data:") else text
-        try:
-            files.append((f"image {index}", base64.b64decode(encoded, validate=True)))
-        except (binascii.Error, ValueError) as error:
-            raise BadParameter(f"images[{index}] is not base64: {error}") from error
-    return files
+def document_uploads(app: FastAPI, settings: Settings) -> None:
+    """Put the body that `UPLOAD_BODY` refers to into the OpenAPI document of `app`."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        document.setdefault("components", {})["requestBodies"] = {"Images": _body_schema(settings)}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _body_schema(settings: Settings) -> dict[str, Any]:
+    """OpenAPI's request body, with the limits that the settings give."""
+    formats = settings.image_format_list()
+    names, count = format_names(formats), {"minItems": 1, "maxItems": settings.max_images}
+    file = {"type": "string", "format": "binary", "minLength": 1}
+    description = (
+        f"{names} files, told apart by their content: at most {settings.max_images} images of "
+        f"{settings.max_image_pixels:,} pixels each and {settings.max_request_pixels:,} together, in at most "
+        f"{settings.max_body_bytes:,} bytes. Each must have the model's size, unless `resize=true`."
+    )
+    text = {
+        "type": "string",
+        "format": "base64-image",
+        "minLength": 1,
+        "description": f"{names} file in base64, with or without a prefix such as `data:image/png;base64,`.",
+    }
+    json_schema = {
+        "type": "object",
+        "required": ["images"],
+        "properties": {"images": {"type": "array", "items": text, **count}},
+        "additionalProperties": False,
+    }
+    form_schema = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": {"type": "array", "items": file, **count}},
+    }
+    return {
+        "description": description,
+        "required": True,
+        "content": {
+            "application/json": {"schema": json_schema, "example": {"images": [EXAMPLE_PNG]}},
+            "multipart/form-data": {"schema": form_schema},
+            **{f"image/{kind}": {"schema": file} for kind in formats},
+            "application/octet-stream": {"schema": file},
+        },
+    }

@@ -16,7 +16,7 @@ from service.metrics import Metrics
 from service.routes.query import QueryModel
 from service.settings import Settings
 from service.store import LoadedModel, ModelStore
-from service.uploads import ModelImages, read_images
+from service.uploads import ModelImages, UploadReader
 
 __all__ = [
     "MAX_SEED",
@@ -42,6 +42,7 @@ class Service:
     metrics: Metrics
     store: ModelStore
     cache: Cache
+    uploads: UploadReader
 
 
 def service_of(request: Request) -> Service:
@@ -95,15 +96,8 @@ class UploadQuery(ModelQuery):
 
     async def images(self, request: Request) -> ModelImages:
         """The uploaded images; raises a `Problem` for what cannot be used."""
-        settings = service_of(request).settings
-        return await read_images(
-            request,
-            self.loaded(request),
-            resize=self.resize,
-            invert=self.invert,
-            max_images=settings.max_images,
-            max_pixels=settings.max_image_pixels,
-        )
+        shape = self.loaded(request).card.model.image_shape
+        return await service_of(request).uploads.read(request, shape, resize=self.resize, invert=self.invert)
 
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="The same seed gives the same answer.")]

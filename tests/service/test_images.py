@@ -16,7 +16,7 @@ from service.errors import BadImage, Problem, TooLarge, UnsupportedMediaType, Wr
 from service.images import (
     ROWS_AT_ONCE,
     contact_sheet,
-    decode_png,
+    decode_image,
     encode_npy,
     encode_png,
     fit_to_model,
@@ -51,7 +51,7 @@ def png(values: NDArray[np.integer], depth: int, colour_type: int, before: bytes
 
 
 def decode(data: bytes, max_pixels: int = 10_000) -> NDArray[np.uint8]:
-    return decode_png(data, max_pixels=max_pixels)
+    return decode_image(data, max_pixels=max_pixels)
 
 
 # decoding

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.images import decode_png, encode_png
+from service.images import decode_image, encode_png
 
 PATHS = ["/reconstruct?format=json", "/loglik?num_samples=9", "/encode"]
 FORM = "multipart/form-data; boundary=X"
@@ -96,11 +96,11 @@ def test_images_that_take_long_to_decode_are_decoded_beside_the_event_loop(
     threads = []
 
     def noting(data: bytes, *, max_pixels: int) -> Any:
-        pixels = decode_png(data, max_pixels=max_pixels)
+        pixels = decode_image(data, max_pixels=max_pixels)
         threads.append(threading.current_thread().name)
         return pixels
 
-    monkeypatch.setattr("service.uploads.decode_png", noting)
+    monkeypatch.setattr("service.uploads.decode_image", noting)
     image = np.random.default_rng(0).integers(0, noise + 1, (1, size, size)) / 256
     post("/encode?resize=true", files={"file": encode_png(image)})
     assert ["worker thread" in name for name in threads] == [apart]
