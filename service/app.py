@@ -20,7 +20,7 @@ from service.routes import encode, health, loglik, models, pseudo_inputs, recons
 from service.routes.parameters import Service
 from service.settings import Settings
 from service.store import ModelStore
-from service.uploads import UploadReader, document_uploads
+from service.uploads import UploadReader, document_limits
 
 __all__ = ["create_app"]
 
@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def root() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    document_uploads(app, settings)
+    document_limits(app, settings)
     install_error_handlers(app)
     rate_limits = install_middleware(app, settings, metrics)
     return app

@@ -11,6 +11,7 @@ from service.errors import BadParameter, TooLarge
 
 __all__ = ["read_form_files"]
 
+MAX_OTHERS = 100  # fields beside `file`
 PLAIN_ENCODINGS = {b"", b"7bit", b"8bit", b"binary"}
 
 
@@ -18,8 +19,8 @@ def read_form_files(content_type: str, body: bytes, *, max_images: int) -> list[
     """Name and content of each file in the field `file`, in their order; other fields are ignored.
 
     Starlette's parser is not used: it spools files of more than 1 MB to disk, and decodes names with any codec that the
-    client asks for. Raises `TooLarge` for more than `max_images` files, or as many other fields, and `BadParameter` for
-    a form that cannot be read.
+    client asks for. Raises `TooLarge` for more than `max_images` files or 100 other fields, and `BadParameter` for a
+    form that cannot be read.
     """
     _, options = parse_options_header(content_type)
     form = _Form(max_images)
@@ -83,8 +84,8 @@ class _Form:
         self.name = None
         if options[b"name"] != b"file":
             self.others += 1
-            if self.others > self.max_images:
-                raise TooLarge(f"the form has more than {self.max_images} fields beside `file`")
+            if self.others > MAX_OTHERS:
+                raise TooLarge(f"the form has more than {MAX_OTHERS} fields beside `file`")
             return
         if b"filename" not in options:
             raise BadParameter("the form field `file` must be a file, not text; with curl: -F file=@digit.png")

@@ -23,7 +23,7 @@ from service.pixels import OpenedImage
 from service.schemas import EXAMPLE_PNG
 from service.settings import Settings
 
-__all__ = ["UPLOAD_BODY", "ModelImages", "UploadReader", "document_uploads"]
+__all__ = ["UPLOAD_BODY", "ModelImages", "UploadReader", "document_limits"]
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
 DECODING_THREADS = 4
@@ -33,7 +33,7 @@ SMALL_BYTES, SMALL_PIXELS = 4096, 64 * 64
 all processors are busy."""
 
 UPLOAD_BODY: dict[str, Any] = {"requestBody": {"$ref": "#/components/requestBodies/Images"}}
-"""OpenAPI's description of a body of images, which `document_uploads` adds to the document."""
+"""OpenAPI's description of a body of images, which `document_limits` adds to the document."""
 
 
 @dataclass(frozen=True)
@@ -224,13 +224,17 @@ async def _read_body(request: Request, hold: _Hold) -> bytes:
     return bytes(body)
 
 
-def document_uploads(app: FastAPI, settings: Settings) -> None:
-    """Put the body that `UPLOAD_BODY` refers to into the OpenAPI document of `app`."""
+def document_limits(app: FastAPI, settings: Settings) -> None:
+    """Put the body that `UPLOAD_BODY` refers to, and the limits of the settings, into the OpenAPI document of `app`."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = describe()
         document.setdefault("components", {})["requestBodies"] = {"Images": _body_schema(settings)}
+        for path in document["paths"].values():
+            for parameter in path.get("post", {}).get("parameters", []):
+                if parameter["name"] == "num_samples":
+                    parameter["schema"]["maximum"] = settings.max_num_samples
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -9,8 +9,10 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -323,3 +325,47 @@ def problem() -> Callable[[httpx.Response, int, str], dict[str, Any]]:
         return body
 
     return check
+
+
+@pytest.fixture
+def peak_memory() -> Callable[[Callable[[], object]], int]:
+    """The most bytes of Python objects and arrays that a call holds at once, beside what was there before."""
+
+    def measure(call: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            call()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measure
+
+
+GROWTH = """
+import re, sys
+from pathlib import Path
+from service.images import decode_image
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+data = sys.stdin.buffer.read()
+small = open(sys.argv[1], "rb").read()
+decode_image(small, max_pixels=10**8)
+before = peak()
+decode_image(data, max_pixels=10**8)
+print(peak() - before)
+"""
+
+
+@pytest.fixture
+def resident_growth(pngs: list[bytes], tmp_path: Path) -> Callable[[bytes], int]:
+    """Bytes by which decoding an image raises the peak of a new process's resident memory."""
+
+    def measure(data: bytes) -> int:
+        (tmp_path / "small.png").write_bytes(pngs[0])
+        command = [sys.executable, "-c", GROWTH, str(tmp_path / "small.png")]
+        return int(subprocess.run(command, input=data, check=True, capture_output=True).stdout)
+
+    return measure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,10 @@ def document(client: httpx.Client) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def schema(service: Any) -> Any:
-    return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+def schema(serve: Any) -> Iterator[Any]:
+    """The document of a service that computes and queues little per request."""
+    with serve(cache_memory_bytes=0, max_num_samples=5000, max_images=4) as service:
+        yield schemathesis.openapi.from_url(f"{service.url}/openapi.json")
 
 
 def test_every_call_is_described(document: dict[str, Any]) -> None:
@@ -65,7 +69,11 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
             target = target[part]
 
 
-schemathesis.openapi.media_type("image/png", st.just(encode_png(np.zeros((1, 8, 8), np.float32))))
+PNG = encode_png(np.zeros((1, 8, 8), np.float32))
+for media_type in ("image/png", "image/jpeg", "image/webp", "application/octet-stream"):
+    schemathesis.openapi.media_type(media_type, st.just(PNG))  # the bytes decide the format
+schemathesis.openapi.format("binary", st.just(PNG))
+schemathesis.openapi.format("base64-image", st.just(base64.b64encode(PNG).decode()))
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
@@ -74,9 +82,7 @@ def test_good_requests_are_answered_as_described(schema: Any, method: str, path:
     @patient
     def check(case: schemathesis.Case) -> None:
         case.query.pop("model", None)  # hardly ever the name of one
-        # a schema cannot say that a string has to be a PNG, nor how many samples this service takes
-        undescribed = [schemathesis.checks.positive_data_acceptance] if path in UPLOADS else []
-        case.call_and_validate(excluded_checks=undescribed)
+        case.call_and_validate()
 
     check()
 
@@ -96,8 +102,23 @@ def test_the_example_that_is_filled_in_can_be_sent(
     document: dict[str, Any], serve: Any, save_model: Any, tmp_path: Path, path: str
 ) -> None:
     save_model(tmp_path, "digits", "1", seed=1, image_shape=(1, 28, 28))
-    body = document["paths"][path]["post"]["requestBody"]["content"]
+    assert document["paths"][path]["post"]["requestBody"] == {"$ref": "#/components/requestBodies/Images"}
+    body = document["components"]["requestBodies"]["Images"]["content"]
     assert next(iter(body)) == "application/json"
     with serve(model_store=tmp_path, default_model="digits") as service:
         response = service.client.post(path, json=body["application/json"]["example"])
     assert response.status_code == 200
+
+
+def test_the_limits_of_uploads_are_described(serve: Any) -> None:
+    with serve(
+        ready=False, max_images=3, max_image_pixels=1234, max_request_pixels=5678, image_formats="png"
+    ) as service:
+        document = service.client.get("/openapi.json").json()
+    body = document["components"]["requestBodies"]["Images"]
+    assert "1,234 pixels" in body["description"]
+    assert "5,678" in body["description"]
+    for media_type, name in (("application/json", "images"), ("multipart/form-data", "file")):
+        array = body["content"][media_type]["schema"]["properties"][name]
+        assert (array["minItems"], array["maxItems"]) == (1, 3)
+    assert set(body["content"]) == {"application/json", "multipart/form-data", "image/png", "application/octet-stream"}

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.images import decode_image, encode_png
+from service.images import encode_png, fit_to_model
 
 PATHS = ["/reconstruct?format=json", "/loglik?num_samples=9", "/encode"]
 FORM = "multipart/form-data; boundary=X"
@@ -95,15 +95,14 @@ def test_images_that_take_long_to_decode_are_decoded_beside_the_event_loop(
 ) -> None:
     threads = []
 
-    def noting(data: bytes, *, max_pixels: int) -> Any:
-        pixels = decode_image(data, max_pixels=max_pixels)
+    def noting(*arguments: Any, **options: Any) -> Any:
         threads.append(threading.current_thread().name)
-        return pixels
+        return fit_to_model(*arguments, **options)
 
-    monkeypatch.setattr("service.uploads.decode_image", noting)
+    monkeypatch.setattr("service.uploads.fit_to_model", noting)
     image = np.random.default_rng(0).integers(0, noise + 1, (1, size, size)) / 256
     post("/encode?resize=true", files={"file": encode_png(image)})
-    assert ["worker thread" in name for name in threads] == [apart]
+    assert [name.startswith("decode") for name in threads] == [apart]
 
 
 def test_inverting_swaps_dark_and_light(post: Any, images: Any, pngs: list[bytes]) -> None:
@@ -118,7 +117,9 @@ def test_inverting_swaps_dark_and_light(post: Any, images: Any, pngs: list[bytes
 BAD_REQUESTS = {
     "no body": (None, b"", 415, "unsupported-media-type"),
     "another type": ("text/plain", b"hello", 415, "unsupported-media-type"),
-    "a jpeg": ("image/jpeg", b"\xff\xd8\xff", 415, "unsupported-media-type"),
+    "another image type": ("image/gif", b"GIF89a", 415, "unsupported-media-type"),
+    "a truncated jpeg": ("image/jpeg", b"\xff\xd8\xff", 422, "bad-image"),
+    "a truncated webp": ("image/webp", b"RIFF\0\0\0\0WEBPVP8L", 422, "bad-image"),
     "an urlencoded form": ("application/x-www-form-urlencoded", b"file=x", 415, "unsupported-media-type"),
     "an empty body": ("image/png", b"", 422, "bad-parameter"),
     "not a png": ("image/png", b"GIF89a", 415, "unsupported-media-type"),
@@ -145,7 +146,7 @@ BAD_REQUESTS = {
     "base64 of umlauts": ("application/json", '{"images": ["ü"]}'.encode(), 422, "bad-parameter"),
     "base64 of nothing": ("application/json", b'{"images": [""]}', 422, "bad-image"),
     "base64 of text": ("application/json", b'{"images": ["aGVsbG8="]}', 415, "unsupported-media-type"),
-    "a data url of another type": ("application/json", b'{"images": ["data:text/plain,x"]}', 422, "bad-image"),
+    "a data url without base64": ("application/json", b'{"images": ["data:text/plain,x"]}', 422, "bad-parameter"),
 }
 
 
