@@ -62,6 +62,11 @@ def test_cache_urls_that_are_taken(monkeypatch: pytest.MonkeyPatch, value: str) 
         ("VAMP_DEADLINE_SECONDS", "nan"),
         ("VAMP_DEADLINE_SECONDS", "inf"),
         ("VAMP_QUEUE_LENGTH", "many"),
+        ("VAMP_IMAGE_FORMATS", ""),
+        ("VAMP_IMAGE_FORMATS", "png,"),
+        ("VAMP_IMAGE_FORMATS", "png,gif"),
+        ("VAMP_HELD_BODY_BYTES", "1000"),
+        ("VAMP_DECODING_PIXELS", "1000"),
         ("VAMP_DEVICE", "gpu"),
         ("VAMP_DEVICE", "cuda:"),
         ("VAMP_DEVICE", "cuda:99"),
@@ -101,6 +106,16 @@ def test_a_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch, there: int, device
         return
     with pytest.raises(SettingsError, match=f"VAMP_DEVICE is {device}, but PyTorch finds {there or 'no'} GPU"):
         load_settings()
+
+
+def test_the_largest_body_and_image_must_find_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAMP_MAX_BODY_BYTES", "200000000")
+    monkeypatch.setenv("VAMP_MAX_IMAGE_PIXELS", "20000000")
+    with pytest.raises(SettingsError, match=r"VAMP_HELD_BODY_BYTES .* VAMP_MAX_BODY_BYTES.*VAMP_DECODING_PIXELS"):
+        load_settings()
+    monkeypatch.setenv("VAMP_HELD_BODY_BYTES", "200000000")
+    monkeypatch.setenv("VAMP_DECODING_PIXELS", "20000000")
+    assert load_settings().image_format_list() == ["png", "jpeg", "webp"]
 
 
 def test_all_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
