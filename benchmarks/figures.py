@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import http, model, process, profiles, replicas, training
+from benchmarks import http, json_bodies, model, process, profiles, replicas, training
 from benchmarks.machine import Options
 from benchmarks.results import Result
 from benchmarks.soak import soak
@@ -45,5 +45,7 @@ FIGURES = {
     "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
     "start": Figure("From the service's start until it is ready", process.start),
     "soak": Figure("Ordinary and hostile requests at once, under a memory limit of 1 GiB", soak),
+    "json-bodies": Figure("Hostile JSON bodies of 16 MiB: stalls of the event loop, and memory", json_bodies.bodies),
+    "decoding-memory": Figure("Memory while 12 clients send an image of 4 million pixels each", json_bodies.decoding),
     "memory": Figure("What the service's process holds over 10,000 requests", process.memory),
 }
