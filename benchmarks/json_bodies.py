@@ -42,6 +42,7 @@ BODIES: dict[str, tuple[bytes, bytes, bytes]] = {
     "a long string with a prefix": (b'{"images":["data:image/png;base64,', b"AAAA", b'"]}'),
     "a long string of wide characters": (b'{"images":["', WIDE, b'"]}'),
     "a long string of escapes": (b'{"images":["', b"\\u0041", b'"]}'),
+    "a long string of escaped slashes": (b'{"images":["', b"\\/", b'"]}'),
     "spaces": (b'{"images":[', b" ", b"]}"),
 }
 """Hostile bodies by name: a start, a unit that is repeated up to the limit, and an end."""

@@ -16,8 +16,8 @@ __all__ = ["SIGNATURE", "open_jpeg"]
 
 SIGNATURE = b"\xff\xd8\xff"
 MAX_SEGMENTS = 1_000  # before the pixels; a colour profile takes up to 255
-MAX_SCANS = 100
-"""A progressive JPEG has about 10 scans. Each scan costs a pass over all pixels, however few bytes it has."""
+MAX_SCANS = 40
+"""A progressive JPEG has about 10 scans, and each is a pass over all pixels, however few bytes it has."""
 START_OF_FRAME = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 START_OF_SCAN, APP0, APP1, APP14, COMMENT = 0xDA, 0xE0, 0xE1, 0xEE, 0xFE
 WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}

@@ -2,72 +2,85 @@
 
 from __future__ import annotations
 
-import msgspec
+import binascii
+import json
 
 from service.errors import BadParameter, TooLarge
 
 __all__ = ["read_json_images"]
 
-MAX_PREFIX = 256  # bytes in which the `data:` prefix of an image must end
-
-
-class _Body(msgspec.Struct):
-    """The body with its images unparsed, so that none is copied before their number is known."""
-
-    images: list[msgspec.Raw]
+MAX_SYNTAX_BYTES = 65_536  # beside strings: brackets, commas and spaces, of which 64 indented images need some 1,000
+MAX_PREFIX_BYTES = 256  # in which the `data:` prefix of an image must end
+BLOCK_BYTES = 2**18  # decoded at a time, since Python's lock is held meanwhile
+ESCAPES = ((rb"\/", b"/"), (rb"\u002b", b"+"), (rb"\u002B", b"+"), (rb"\u003d", b"="), (rb"\u003D", b"="))
+"""Escapes that JSON writers use for characters of base64."""
 
 
 def read_json_images(body: bytes, *, max_images: int) -> list[bytes]:
     """The images of a JSON body, decoded from base64.
 
-    The body's structure is bounded before it is parsed: base64 has none of the characters `,` `:` `[` `{`, so that
-    `max_images` images, each with a `data:` prefix, need few of them. Raises `TooLarge` for more images than
-    `max_images`, and `BadParameter` for a body that cannot be read.
+    A JSON parser would build every value of a hostile body before their number could be checked. Here the body is split
+    into its strings and the rest, which must be few and short; the rest, with a number in place of each string, is
+    parsed as JSON. Base64 has no quotes, so that a string that contains one is refused as base64 later.
+
+    Raises `TooLarge` for more than `max_images` images, and `BadParameter` for a body that cannot be read.
     """
-    for character, most in ((b"[", 1), (b"{", 1)):
-        if _has_more(body, character, most):
-            raise BadParameter("the JSON body may have no list but `images`, and no other object in it")
-    for character, most in ((b",", 2 * max_images - 1), (b":", max_images + 1)):
-        if _has_more(body, character, most):
-            raise TooLarge(f"the JSON body has more values than {max_images} images, the most of a request, need")
-    try:
-        images = msgspec.json.decode(body, type=_Body).images
-    except ValueError as error:  # msgspec's errors and UnicodeDecodeError
-        raise BadParameter(f"the JSON body cannot be read: {str(error)[:200]}") from error
+    most_quotes = 2 * (max_images + 1)
+    parts = body.split(b'"', most_quotes + 1)
+    if len(parts) > most_quotes + 1:
+        raise TooLarge(f"the JSON body has more strings than the {max_images} images that a request may have need")
+    if sum(map(len, parts[::2])) > MAX_SYNTAX_BYTES:
+        raise BadParameter(f"the JSON body has more than {MAX_SYNTAX_BYTES} bytes that belong to no string")
+    images = [parts[number] for number in _image_numbers(parts)]
     if len(images) > max_images:
         raise TooLarge(f"{len(images)} images were sent, a request may have {max_images}")
-    prefixes = [_prefix_length(index, memoryview(image)) for index, image in enumerate(images)]
-    if body.count(b":") != 1 + sum(length > 0 for length in prefixes):
-        raise BadParameter("the JSON body may have no key but `images`")
-    return [
-        _decode(index, b'"' + memoryview(image)[1 + length :] if length else image)
-        for index, (image, length) in enumerate(zip(images, prefixes, strict=True))
-    ]
+    return [_decode(index, image) for index, image in enumerate(images)]
 
 
-def _has_more(body: bytes, character: bytes, most: int) -> bool:
-    """Return True if the character occurs more than `most` times; the search ends there."""
-    position = -1
-    for _ in range(most + 1):
-        position = body.find(character, position + 1)
-        if position < 0:
-            return False
-    return True
-
-
-def _prefix_length(index: int, image: memoryview) -> int:
-    """Length of `data:...;base64,` at the start of a JSON string; 0 if it has no such prefix."""
-    start = bytes(image[1 : 1 + MAX_PREFIX])
-    if not start.startswith(b"data:"):
-        return 0
-    head, separator, _ = start.partition(b";base64,")
-    if not separator:
-        raise BadParameter(f"images[{index}] is a data URL without `;base64,` in its first {MAX_PREFIX} bytes")
-    return len(head) + len(separator)
-
-
-def _decode(index: int, text: bytes | msgspec.Raw) -> bytes:
+def _image_numbers(parts: list[bytes]) -> list[int]:
+    """Which parts are the images, once the syntax has been checked; parts of odd number are the strings."""
+    syntax = b"".join(b'"%d"' % number if number % 2 else part for number, part in enumerate(parts))
     try:
-        return msgspec.json.decode(text, type=bytes)
-    except ValueError as error:
-        raise BadParameter(f"images[{index}] is not a string of base64") from error
+        pairs = json.loads(syntax.decode("ascii"), object_pairs_hook=tuple)
+    except (ValueError, RecursionError) as error:
+        raise BadParameter("the body cannot be read as JSON") from error
+    if not isinstance(pairs, tuple) or [parts[int(key)] for key, _ in pairs] != [b"images"]:
+        raise BadParameter("the JSON body must be an object with the one key `images`")
+    ((_, images),) = pairs
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise BadParameter("`images` in the JSON body must be a list of strings")
+    return [int(image) for image in images]
+
+
+def _decode(index: int, text: bytes) -> bytes:
+    """The bytes of one base64 string, with or without a `data:` prefix."""
+    prefix = 0
+    if text.startswith(b"data:"):
+        head, separator, _ = text[:MAX_PREFIX_BYTES].partition(b";base64,")
+        if not separator:
+            raise BadParameter(
+                f"images[{index}] is a data URL without `;base64,` in its first {MAX_PREFIX_BYTES} bytes"
+            )
+        prefix = len(head) + len(separator)
+    decoded, rest = bytearray(), b""
+    try:
+        for start in range(prefix, len(text), BLOCK_BYTES):
+            last = start + BLOCK_BYTES >= len(text)
+            quartets, rest = _quartets(rest + text[start : start + BLOCK_BYTES], last=last)
+            if quartets.endswith(b"=") and not last:
+                raise binascii.Error("Excess data after padding")
+            decoded += binascii.a2b_base64(quartets, strict_mode=True)
+    except binascii.Error as error:
+        raise BadParameter(f"images[{index}] is not base64: {error}") from error
+    return bytes(decoded)
+
+
+def _quartets(block: bytes, *, last: bool) -> tuple[bytes, bytes]:
+    """The block without escapes, cut to whole quartets of base64, and the rest, which belongs to the next block."""
+    escape = -1 if last else block.rfind(b"\\", -max(len(escape) for escape, _ in ESCAPES) + 1)
+    plain, cut_off = (block, b"") if escape < 0 else (block[:escape], block[escape:])
+    if b"\\" in plain:
+        for escaped, character in ESCAPES:
+            plain = plain.replace(escaped, character)
+    whole = len(plain) if last else len(plain) - len(plain) % 4
+    return plain[:whole], plain[whole:] + cut_off

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.errors import BadParameter, Problem, TooLarge
-from service.json_images import read_json_images
+from service.json_images import BLOCK_BYTES, read_json_images
 
 MEGABYTE = 1024 * 1024
 
@@ -23,7 +25,7 @@ def read(body: bytes, max_images: int = 3) -> list[bytes]:
     [
         b'{"images": ["YWJj", "data:image/png;base64,YWJj", "YWJj"]}',
         b' {\n"images":["YWJj","data:;base64,YWJj","YWJj"]\t}\r\n',
-        rb'{"\u0069mages": ["YWJj", "data:image\/png;base64,YWJj", "\u0059\u0057Jj"]}',
+        rb'{"images": ["YWJj", "data:image\/png;base64,YWJj", "YWJj"]}',
         b'{"images": ["data:image/png;base64,YWJj", "data:image/jpeg;x=y;base64,YWJj", "data:image/webp;base64,YWJj"]}',
     ],
 )
@@ -40,6 +42,23 @@ def test_escaped_plus_and_slash_are_base64() -> None:
     text = base64.b64encode(b"\xfb\xff\xfe").decode()
     assert text == "+//+"
     assert read(b'{"images": ["\\u002b\\/\\/\\u002B"]}') == [b"\xfb\xff\xfe"]
+    assert read(b'{"images": ["YQ\\u003d\\u003D"]}') == [b"a"]
+
+
+@pytest.mark.parametrize("escape", [lambda text: text, lambda text: text.replace("/", "\\/").replace("+", "\\u002b")])
+@pytest.mark.parametrize("length", [BLOCK_BYTES // 4 * 3 + extra for extra in range(-7, 8)])
+def test_a_string_of_several_blocks(length: int, escape: Callable[[str], str]) -> None:
+    content = np.random.default_rng(length).bytes(length)
+    text = escape(base64.b64encode(content).decode())
+    assert read(b'{"images": ["' + text.encode() + b'", "YQ=="]}') == [content, b"a"]
+
+
+@pytest.mark.parametrize("place", [BLOCK_BYTES - 4, BLOCK_BYTES - 2, BLOCK_BYTES, 2 * BLOCK_BYTES - 4])
+@pytest.mark.parametrize("wrong", [b"YQ==", b"=", b"\\", b"\\n", b"\\u002", b"!", b"\xff"])
+def test_what_is_no_base64_is_found_in_any_block(place: int, wrong: bytes) -> None:
+    text = b"A" * place + wrong + b"A" * (3 * BLOCK_BYTES - place - len(wrong))
+    with pytest.raises(BadParameter, match=r"images\[0\] is not base64"):
+        read(b'{"images": ["' + text + b'"]}')
 
 
 @pytest.mark.parametrize(
@@ -86,7 +105,6 @@ def test_escaped_plus_and_slash_are_base64() -> None:
         '{"images": ["YWJj"]}'.encode("utf-16"),
         '{"images": ["YWJj"]}'.encode("utf-32-le"),
         b"[" * 100_000,
-        b'{"a":' * 100_000,
         b'{"images":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"images": ["data:image/png,YWJj"]}',
         b'{"images": ["data:image/png;base64"]}',
@@ -102,7 +120,7 @@ def test_a_body_that_cannot_be_read_is_refused(body: bytes) -> None:
 
 def test_the_number_of_images_is_checked_before_any_is_decoded() -> None:
     assert read(b'{"images": ["YWJj", "YWJj", "YWJj"]}') == [b"abc"] * 3
-    for body in (b'{"images": ["?", "?", "?", "?"]}', b'{"images": [' + b'"?",' * 50 + b'"?"]}'):
+    for body in (b'{"a":' * 100_000, b'{"images": ["?", "?", "?", "?"]}', b'{"images": [' + b'"?",' * 50 + b'"?"]}'):
         with pytest.raises(TooLarge, match="3"):
             read(body)
 
@@ -131,6 +149,8 @@ HOSTILE = {
     "no JSON": (b"", b"x", b""),
     "commas": (b"", b",", b""),
     "zeros": (b"", b"\0", b""),
+    "quotes": (b"", b'"', b""),
+    "escaped slashes": (b'{"images":["', b"\\/", b'"]}'),
 }
 
 
