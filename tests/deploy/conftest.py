@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds after which what a test waits for will not happen any more
+PATIENCE = 180.0  # seconds after which what a test waits for will not happen any more
 
 
 def free_port(*hosts: str) -> int:
