@@ -26,8 +26,10 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['p
     && /venv/bin/python -m pip uninstall --yes pip \
     && rm -rf /venv/lib/python3*/site-packages/torch/include /venv/lib/python3*/site-packages/torch/test
 
+# Readable by every user, whatever the permissions of the clone are: the service does not run as root.
 COPY . ./
-RUN python -m pip install --no-deps --target /app .
+RUN python -m pip install --no-deps --target /app . \
+    && chmod -R a+rX /app model_store
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="vampprior" \
@@ -37,7 +39,7 @@ LABEL org.opencontainers.image.title="vampprior" \
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin vampprior
 
 COPY --from=builder /venv /venv
-COPY model_store /models
+COPY --from=builder /src/model_store /models
 COPY --from=builder /app /app
 
 # Nothing is written while it runs: pip compiled every module above, and /tmp is the only place a library may want.

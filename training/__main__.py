@@ -1,13 +1,21 @@
 """`python -m training`: train a recipe, evaluate a checkpoint, and see which data sets and checkpoints there are."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
+
+REQUIRED = ("filelock", "matplotlib", "numpy", "rich", "safetensors", "torch", "typer")  # packages of every command
+
+if missing := [name for name in REQUIRED if find_spec(name) is None]:
+    print(f"error: not installed: {', '.join(missing)}; try: pip install {' '.join(missing)}", file=sys.stderr)
+    raise SystemExit(2)
 
 import typer
 from rich.console import Console
