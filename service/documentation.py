@@ -28,7 +28,7 @@ KEY_SCHEME: dict[str, Any] = {
 
 
 def install_documentation(app: FastAPI, settings: Settings) -> None:
-    """Add `/docs`, its files and a redirect from `/`, and if keys are set, their header to the OpenAPI document."""
+    """Add `/docs` with its files, a redirect from `/`, and if keys are set, their header to the OpenAPI document."""
 
     async def docs(request: Request) -> Response:
         root = request.scope.get("root_path", "").rstrip("/")
