@@ -20,7 +20,7 @@ from service.errors import BadParameter
 
 __all__ = ["QueryModel", "QueryRoute"]
 
-MAX_QUERY_BYTES = 16 * 1024
+MAX_QUERY_BYTES = 8 * 1024
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 Endpoint = Callable[..., Coroutine[Any, Any, Any]]
