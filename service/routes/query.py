@@ -48,10 +48,11 @@ class QueryRoute(APIRoute):
         """The function that answers a request."""
         endpoint: Endpoint = self.endpoint
         name = getattr(endpoint, "__name__", repr(endpoint))
-        request_name, *others = inspect.signature(endpoint).parameters
+        parameters = list(inspect.signature(endpoint).parameters)
         hints = get_type_hints(endpoint, include_extras=True)
-        has_query, path_names = "query" in others, list(self.param_convertors)
-        if hints.get(request_name) is not Request or set(others) - {"query"} != set(path_names):
+        has_query, path_names = "query" in parameters, list(self.param_convertors)
+        takes_request = bool(parameters) and hints.get(parameters[0]) is Request
+        if not takes_request or set(parameters[1:]) - {"query"} != set(path_names):
             raise TypeError(
                 f"{name} must take a `Request`, `query` and the parameters of {self.path}, and nothing else"
             )

@@ -64,6 +64,9 @@ async def unknown_parameter(request: Request, query: Annotated[Parameters, Query
 async def without_path(request: Request, query: Annotated[Parameters, Query()]) -> Response: ...
 
 
+async def without_anything() -> Response: ...
+
+
 async def without_request(query: Annotated[Parameters, Query()]) -> Response: ...
 
 
@@ -73,6 +76,7 @@ async def without_request(query: Annotated[Parameters, Query()]) -> Response: ..
         ("/hello", unknown_parameter, {}, "unknown_parameter must take a `Request`, `query` and the parameters of"),
         ("/hello/{name}", without_path, {}, "without_path must take"),
         ("/hello", without_request, {}, "without_request must take"),
+        ("/hello", without_anything, {}, "without_anything must take"),
         ("/hello", without_path, {"dependencies": [Depends(lambda: None)]}, "without_path has dependencies"),
         ("/hello", without_path, {"status_code": 201}, "without_path has the status 201"),
     ],
