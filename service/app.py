@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
-from fastapi_offline import FastAPIOffline
 
 from service.cache import create_cache
+from service.documentation import install_documentation
 from service.metrics import Metrics
 from service.middleware import install_middleware
-from service.problems import install_error_handlers
+from service.problems import WebSocketRefusal, install_error_handlers
 from service.routes import encode, health, loglik, models, pseudo_inputs, reconstruct, sample
 from service.routes.parameters import Service
-from service.settings import Settings
+from service.settings import Settings, ignored_variables
 from service.store import ModelStore
+from service.threads import start_thread
 from service.uploads import UploadReader, document_limits
 
 __all__ = ["create_app"]
@@ -38,7 +38,7 @@ ROUTERS = (sample, reconstruct, loglik, encode, pseudo_inputs, models, health)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """An application of its own: nothing is shared with another one in the process."""
+    """A new application, which shares nothing with others in the process."""
     metrics = Metrics()
     service = Service(
         settings, metrics, ModelStore(settings, metrics), create_cache(settings, metrics), UploadReader(settings)
@@ -46,6 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if ignored := ignored_variables():
+            logger.warning("ignored, since they announce a service of the same name: %s", ", ".join(ignored))
         loading = asyncio.create_task(service.store.load())
         loading.add_done_callback(_report)
         yield
@@ -55,27 +57,24 @@ def create_app(settings: Settings) -> FastAPI:
         await service.cache.close()
         for limit in rate_limits:
             await limit.close()
-        await asyncio.to_thread(service.store.close, settings.shutdown_seconds)
+        await asyncio.wrap_future(start_thread(service.store.close, settings.shutdown_seconds))
 
-    app = FastAPIOffline(
+    app = FastAPI(
         title="VampPrior density model service",
         description=DESCRIPTION,
         version=version("vampprior"),
         lifespan=lifespan,
         telemetry={"metrics": False, "logs": False},  # the service has its own
-        redoc_url=None,  # its page asks another host for a logo
-        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
+        docs_url=None,  # `install_documentation` adds a page without a CDN
+        redoc_url=None,
+        redirect_slashes=False,  # such a redirect would go to whatever host the request names
     )
     app.state.service = service
-    # before FastAPI's own, since every request tries them in turn; and as they are, since what `include_router` adds
-    # would try each of its router's routes on the way to the next router's
+    # As they are, since `include_router` would try each of its router's routes on the way to the next router's.
     app.router.routes[:0] = [route for module in ROUTERS for route in module.router.routes]
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
     document_limits(app, settings)
+    app.router.routes.append(WebSocketRefusal())
+    install_documentation(app, settings)
     install_error_handlers(app)
     rate_limits = install_middleware(app, settings, metrics)
     return app

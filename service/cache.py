@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -17,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from service.envelope import Envelope
 from service.errors import NotReady
 from service.metrics import Metrics
 from service.settings import Settings
@@ -28,27 +30,38 @@ ENTRY_BYTES = 256  # what Python takes for an entry in memory besides the charac
 MAX_CONNECTIONS = 32
 MAX_STORES = 64  # answers on their way to Redis at once; more are not stored
 
+APPLICATION = f"vampprior:{version('vampprior')}"
+"""Start of every key, so that neither another program nor another version of this one finds its answers."""
+
 Clock = Callable[[], float]
 logger = logging.getLogger(__name__)
 
 
 def cache_key(operation: str, model_sha256: str, *parts: bytes | str) -> str:
-    """`v1:{operation}:{model sha256}:{hash of the parts}`; the same text cut into other parts has another hash."""
+    """`vampprior:{version}:{operation}:{model sha256}:{hash of the parts}`.
+
+    The hash covers the length of each part, so that `("ab",)` and `("a", "b")` have different keys.
+    """
     digest = hashlib.blake2b(digest_size=32)
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         digest.update(b"%c%d:" % (b"s" if isinstance(part, str) else b"b", len(data)) + data)
-    return f"v1:{operation}:{model_sha256}:{digest.hexdigest()}"
+    return f"{APPLICATION}:{operation}:{model_sha256}:{digest.hexdigest()}"
 
 
 def create_cache(settings: Settings, metrics: Metrics, *, clock: Clock = time.monotonic) -> Cache:
     """The cache that `settings.cache_url` names. Connects to nothing until it is used."""
     if settings.cache_url == "memory://":
         return Cache(MemoryStore(settings.cache_memory_bytes, settings.cache_ttl_seconds, clock), metrics)
-    return Cache(
-        RedisStore(settings.cache_url, settings.cache_ttl_seconds, settings.cache_timeout_seconds, metrics, clock),
+    store = RedisStore(
+        settings.cache_url,
+        settings.cache_ttl_seconds,
+        settings.cache_timeout_seconds,
         metrics,
+        clock,
+        Envelope(settings.cache_secret.get_secret_value()),
     )
+    return Cache(store, metrics)
 
 
 class Skipped(Exception):  # noqa: N818
@@ -59,13 +72,17 @@ class StoreFailed(Exception):  # noqa: N818
     """The store was asked in vain."""
 
 
+class Corrupt(Exception):  # noqa: N818
+    """The store holds something under this key that this service did not write."""
+
+
 class Store(Protocol):
     """Where values are kept."""
 
     name: str
 
     async def get(self, key: str) -> bytes | None:
-        """The value, or None. Raises `Skipped` or `StoreFailed`, and nothing else."""
+        """The value, or None. Raises `Skipped`, `StoreFailed` or `Corrupt`, and nothing else."""
 
     def put(self, key: str, value: bytes) -> None:
         """Keep the value if possible, without delay and without a word if not."""
@@ -137,6 +154,8 @@ class Cache:
             return None, "skipped"
         except StoreFailed:
             return None, "error"
+        except Corrupt:  # `_compute` replaces it
+            return None, "corrupt"
         return value, "miss" if value is None else "hit"
 
     async def _compute(self, key: str, compute: Callable[[], Awaitable[bytes]]) -> bytes:
@@ -207,14 +226,14 @@ def _size(key: str, value: bytes) -> int:
 
 
 class RedisStore:
-    """Values in Redis, each with a time to live of `ttl` seconds.
+    """Values in Redis, each in an `envelope` and with a time to live of `ttl` seconds.
 
     No look-up takes longer than `timeout` seconds. After any failure Redis is left alone for `BREAK_SECONDS`.
     """
 
     name = "redis"
 
-    def __init__(self, url: str, ttl: int, timeout: float, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, url: str, ttl: int, timeout: float, metrics: Metrics, clock: Clock, envelope: Envelope) -> None:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=MAX_CONNECTIONS,
@@ -225,6 +244,7 @@ class RedisStore:
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
         self._redis = Redis.from_pool(pool)
+        self._envelope = envelope
         self._ttl = ttl
         self._timeout = timeout
         self._metrics = metrics
@@ -233,18 +253,23 @@ class RedisStore:
         self._stores: set[asyncio.Task[None]] = set()
 
     async def get(self, key: str) -> bytes | None:
-        """The value, at most `timeout` seconds later. Raises `Skipped` or `StoreFailed`."""
+        """The value, at most `timeout` seconds later. Raises `Skipped`, `StoreFailed` or `Corrupt`."""
         if self._clock() < self._closed_until:
             raise Skipped
         try:
             async with asyncio.timeout(self._timeout):
-                value = await self._redis.get(key)
+                stored = await self._redis.get(key)
         except Exception as error:
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
-                return None  # somebody else's list or hash; `put` replaces it
+                raise Corrupt from error  # a list or a hash
             self._break(error)
             raise StoreFailed from error
-        return value if isinstance(value, bytes) else None
+        if stored is None:
+            return None
+        value = self._envelope.open(key, stored) if isinstance(stored, bytes) else None
+        if value is None:
+            raise Corrupt
+        return value
 
     def put(self, key: str, value: bytes) -> None:
         """Send the value to Redis in the background."""
@@ -266,7 +291,7 @@ class RedisStore:
     async def _set(self, key: str, value: bytes) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._redis.set(key, value, ex=self._ttl)
+                await self._redis.set(key, self._envelope.seal(key, value), ex=self._ttl)
         except Exception as error:
             self._metrics.cache_requests_total.labels(self.name, "error").inc()
             self._break(error)

@@ -46,7 +46,27 @@ __all__ = [
     "Unauthorized",
     "UnsupportedMediaType",
     "WrongSize",
+    "printable",
+    "quoted",
 ]
+
+MAX_QUOTED = 80
+"""Characters of a client's text in an error message."""
+
+
+def printable(text: str, max_chars: int) -> str:
+    """`text` with control characters and the like as escapes (`\\x1b`), cut to about `max_chars` characters."""
+    cut = text if len(text) <= max_chars else f"{text[:max_chars]}..."
+    return cut if cut.isprintable() else "".join(map(_escape, cut))
+
+
+def quoted(text: str) -> str:
+    """A client's text between quotes for an error message, as `printable` gives it."""
+    return f"'{printable(text, MAX_QUOTED)}'"
+
+
+def _escape(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it

@@ -56,6 +56,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.http_problems_total = Counter(
+            "http_problems_total",
+            "Errors answered, by the last part of the problem's type; about:blank for those without a type of ours.",
+            ["type"],
+            registry=registry,
+        )
 
         self.jobs_total = Counter(
             "vampprior_jobs_total",
@@ -72,7 +78,7 @@ class Metrics:
         )
         self.job_compute_seconds = Histogram(
             "vampprior_job_compute_seconds",
-            "Time from a job's first computation to its end.",
+            "Compute time of a job, summed over its steps; steps that run at the same time each count in full.",
             ["model", "operation"],
             buckets=SECONDS,
             registry=registry,
@@ -96,8 +102,9 @@ class Metrics:
 
         self.cache_requests_total = Counter(
             "cache_requests_total",
-            "Look-ups by outcome: hit, miss, joined (an equal request was under way), error (Redis failed; failed "
-            "stores count here as well) or skipped (Redis failed a moment ago and is left alone).",
+            "Look-ups by outcome: hit, miss, joined (an equal request was in flight), corrupt (Redis held a value that "
+            "this service did not write; it is replaced), error (Redis failed; failed stores count here as well) or "
+            "skipped (Redis failed a moment ago and is not asked).",
             ["backend", "outcome"],
             registry=registry,
         )

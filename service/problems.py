@@ -14,20 +14,27 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Scope
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
-from service.errors import BadParameter, BadRequest, Internal, MethodNotAllowed, NotFound, Problem
+from service.errors import BadParameter, BadRequest, Internal, MethodNotAllowed, NotFound, Problem, printable
 
 __all__ = [
     "CLIENT_CLOSED_REQUEST",
     "PROBLEM_RESPONSES",
     "ProblemDetail",
+    "WebSocketRefusal",
     "install_error_handlers",
     "internal_error",
     "problem_response",
 ]
 
 PROBLEM_JSON = "application/problem+json"
+UNTYPED = "about:blank"  # the type of a problem of which its status says everything (RFC 9457, section 4.2.1)
+MAX_DETAIL, MAX_PARAMETER, MAX_PATH, MAX_ERRORS = 2000, 200, 500, 20
+"""Characters of a detail, of a parameter's name and error, and of a path, and number of errors in an answer: bounds for
+what a client's own text adds to it."""
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody receives it
 
 logger = logging.getLogger(__name__)
@@ -54,12 +61,13 @@ class ProblemDetail(BaseModel):
 
 
 def problem_response(scope: Scope, problem: Problem, errors: Sequence[ParameterError] | None = None) -> Response:
-    """The answer to a request that met this problem."""
+    """The answer to a request that met this problem. Counts it, if the request is one to an application of ours."""
+    _count(scope, problem.slug)
     return _response(scope, problem.type, problem.title, problem.status, problem.detail, problem.headers, errors)
 
 
 def internal_error(scope: Scope, error: Exception) -> Response:
-    """The answer to an unexpected exception: the log gets all of it, the client nothing but the request id."""
+    """The answer to an unexpected exception: the log has all of it, the client only the request id."""
     logger.error("unexpected %s", type(error).__name__, exc_info=error)
     detail = "The service failed to answer. The request id finds the cause in its log."
     return problem_response(scope, Internal(detail))
@@ -72,7 +80,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return problem_response(request.scope, error)
 
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
-        errors = [_parameter_error(item["loc"], item["msg"]) for item in error.errors()]
+        errors = [_parameter_error(item["loc"], item["msg"]) for item in error.errors()[:MAX_ERRORS]]
         detail = " ".join(
             f"{item.location.capitalize()} parameter `{item.parameter}`: {item.detail}." for item in errors
         )
@@ -108,8 +116,8 @@ def _response(
         type=type_,
         title=title,
         status=status,
-        detail=detail,
-        instance=quote(scope.get("path", "/"), errors="replace"),
+        detail=printable(detail, MAX_DETAIL),
+        instance=quote(scope.get("path", "/")[:MAX_PATH], errors="replace"),
         request_id=scope.get("state", {}).get("request_id"),
         errors=list(errors) if errors else None,
     )
@@ -119,28 +127,67 @@ def _response(
 
 
 def _http_exception_response(scope: Scope, error: HTTPException) -> Response:
-    """Starlette's and FastAPI's own errors; the headers stay, among them `Allow` of a 405."""
+    """The answer to an error of Starlette or FastAPI, with its headers."""
     if error.status_code == 404:
         detail = "Nothing is at this path; /docs lists what is."
         problem: Problem = NotFound(detail, headers=error.headers)
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "other methods")
-        problem = MethodNotAllowed(f"{scope['method']} is not allowed here; use {allowed}.", headers=error.headers)
+        allowed = ", ".join(_allowed_methods(scope, error))
+        if scope["method"] == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": allowed})
+        detail = f"{printable(scope['method'], MAX_PARAMETER)} is not allowed here; use {allowed}."
+        problem = MethodNotAllowed(detail, headers={"Allow": allowed})
     elif error.status_code == 400:
         problem = BadRequest(str(error.detail), headers=error.headers)
     elif error.status_code < 400:
         return Response(status_code=error.status_code, headers=dict(error.headers or {}))
     else:
+        _count(scope, UNTYPED)
         title = HTTPStatus(error.status_code).phrase
-        return _response(scope, "about:blank", title, error.status_code, str(error.detail), error.headers)
+        return _response(scope, UNTYPED, title, error.status_code, str(error.detail), error.headers)
     return problem_response(scope, problem)
+
+
+def _allowed_methods(scope: Scope, error: HTTPException) -> list[str]:
+    """Methods of every route to this path, in alphabetical order."""
+    methods = {"OPTIONS", *(error.headers or {}).get("Allow", "").replace(",", " ").split()}
+    for route in scope["app"].router.routes:
+        if route.matches(scope)[0] is not Match.NONE:
+            methods |= set(getattr(route, "methods", None) or ())
+    if "GET" in methods:
+        methods.add("HEAD")
+    return sorted(methods)
+
+
+class WebSocketRefusal(BaseRoute):
+    """A route that answers every WebSocket handshake with a problem; Starlette would answer it with a 403 as text."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match every WebSocket."""
+        return (Match.FULL if scope["type"] == "websocket" else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 404, or close the connection on a server that cannot answer a handshake with a response."""
+        if "websocket.http.response" in scope.get("extensions", {}):
+            problem = NotFound("There is no WebSocket at this path; the service answers plain HTTP requests only.")
+            await problem_response(scope, problem)(scope, receive, send)
+        else:
+            await WebSocketClose()(scope, receive, send)
+
+
+def _count(scope: Scope, type_: str) -> None:
+    service = getattr(getattr(scope.get("app"), "state", None), "service", None)
+    if service is not None:
+        service.metrics.http_problems_total.labels(type_).inc()
 
 
 def _parameter_error(location: Sequence[str | int], message: str) -> ParameterError:
     """`("query", "n")` and a message of pydantic's, as a client reads it."""
     place, *path = [str(part) for part in location] or ["body"]
     return ParameterError(
-        parameter=".".join(path) or place, location=place, detail=message.removeprefix("Value error, ").rstrip(".")
+        parameter=printable(".".join(path) or place, MAX_PARAMETER),
+        location=place,
+        detail=printable(message.removeprefix("Value error, ").rstrip("."), MAX_PARAMETER),
     )
 
 

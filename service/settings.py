@@ -7,7 +7,7 @@ import os
 import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from limits import parse_many
@@ -15,17 +15,36 @@ from pydantic import Field, RedisDsn, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio import ConnectionPool
 
+from service.catalog import StoreError, check_store
 from service.images import FORMATS
+from service.threads import start_thread
 from vampprior.checkpoint import CHECKPOINT_NAME
 
-__all__ = ["Settings", "SettingsError", "load_settings"]
+__all__ = ["Settings", "SettingsError", "ignored_variables", "load_settings"]
 
 PREFIX = "VAMP_"
 TRAINING_VARIABLES = {"VAMP_DATA_DIR"}
+MAX_SECONDS = 31_536_000
+"""A year: the upper bound of every time that has no narrower one."""
+STORE_CHECK_SECONDS = 5.0
+"""How long the start waits for the model store. A store that answers later is read while the service runs."""
+
+SERVICE_LINK = re.compile(
+    r"""VAMP(_[A-Z0-9]+)*_(
+        SERVICE_HOST=[\w.:-]+
+        | SERVICE_PORT(_[A-Z0-9_]+)?=\d+
+        | PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://\S+:\d+
+        | PORT_\d+_(TCP|UDP|SCTP)_(PROTO=(tcp|udp|sctp)|PORT=\d+|ADDR=[\w.:-]+)
+        | NAME=/[\w.-]+/[\w.-]+
+        | ENV_\w+=.*
+    )""",
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+"""`NAME=value` of variables that Kubernetes sets for a Service named `vamp` or `vamp-...`, and Docker for a link."""
 
 
 class SettingsError(ValueError):
-    """The environment cannot be served; the message is one line that names each bad variable."""
+    """The service cannot start with this environment; the message is one line that names each bad variable."""
 
 
 class Settings(BaseSettings):
@@ -50,22 +69,29 @@ class Settings(BaseSettings):
     )
     device: str = Field(default="auto", description="Where models compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(
-        default=0, ge=0, description="Compute threads of a model; 0 takes the CPUs this process may use."
+        default=0, ge=0, le=1024, description="Compute threads of a model; 0 takes the CPUs this process may use."
     )
 
     queue_length: int = Field(
-        default=256, ge=1, description="Jobs that may wait for one model; one more is answered 503."
+        default=256, ge=1, le=1_000_000, description="Jobs that may wait for one model; one more is answered 503."
     )
     queued_rows: int = Field(
         default=2_000_000,
         ge=1,
+        le=10**12,
         description="Network rows (images times samples) that may wait for one model; more is answered 503.",
     )
     deadline_seconds: float = Field(
-        default=60.0, gt=0, description="Longest wait plus computation of a request; past it the answer is 504."
+        default=60.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="Longest wait plus computation of a request; past it the answer is 504.",
     )
     shutdown_seconds: float = Field(
-        default=10.0, ge=0, description="Time that requests under way get to finish once the service is told to stop."
+        default=10.0,
+        ge=0,
+        le=MAX_SECONDS,
+        description="Time that requests under way get to finish once the service is told to stop.",
     )
 
     drain_seconds: float = Field(
@@ -106,9 +132,9 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(
-        default=16 * 1024 * 1024, ge=1, description="Largest request body; a larger one is answered 413."
+        default=16 * 1024 * 1024, ge=1, le=2**30, description="Largest request body; a larger one is answered 413."
     )
-    max_images: int = Field(default=64, ge=1, description="Images in one request; more are answered 413.")
+    max_images: int = Field(default=64, ge=1, le=100_000, description="Images in one request; more are answered 413.")
     max_image_pixels: int = Field(
         default=4_000_000,
         ge=1,
@@ -118,6 +144,7 @@ class Settings(BaseSettings):
     max_request_pixels: int = Field(
         default=16_000_000,
         ge=1,
+        le=10**9,
         description="Pixels of all images of one request before resizing; more are answered 413.",
     )
     image_formats: str = Field(
@@ -127,36 +154,45 @@ class Settings(BaseSettings):
     held_body_bytes: int = Field(
         default=128 * 1024 * 1024,
         ge=1,
+        le=2**40,
         validate_default=True,
         description="Bytes of request bodies held at once in the whole process; more are answered 503.",
     )
     decoding_pixels: int = Field(
         default=16_000_000,
         ge=1,
+        le=10**12,
         validate_default=True,
         description="Pixels being decoded at once in the whole process, at about 20 bytes each; more are answered 503.",
     )
     max_answer_pixels: int = Field(
-        default=16_000_000, ge=1, description="Pixels of a PNG that goes out; more are answered 422."
+        default=16_000_000, ge=1, le=10**9, description="Pixels of a PNG that goes out; more are answered 422."
     )
     max_num_samples: int = Field(
-        default=100_000, ge=1, description="Importance samples an image; more are answered 422."
+        default=100_000, ge=1, le=10**9, description="Importance samples an image; more are answered 422."
     )
 
     cache_url: str = Field(
         default="memory://",
         description="Where answers are cached: `memory://`, `redis://host:port/db`, `rediss://` or `unix://path`.",
     )
-    cache_ttl_seconds: int = Field(default=3600, ge=1, description="How long a cached answer lives.")
+    cache_ttl_seconds: int = Field(default=3600, ge=1, le=MAX_SECONDS, description="How long a cached answer lives.")
     cache_memory_bytes: int = Field(
         default=64 * 1024 * 1024,
         ge=0,
+        le=2**40,
         description="Size of the `memory://` cache; the longest unused answers leave first.",
     )
     cache_timeout_seconds: float = Field(
         default=0.25,
         gt=0,
-        description="Longest wait for Redis; past it the cache is skipped, which no client notices but in time.",
+        le=600,
+        description="Redis timeout; on expiry the request is served without the cache.",
+    )
+    cache_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Secret that all replicas share: only values written with it are taken from Redis. Without it "
+        "values have a checksum, which protects them from damage but not from somebody who can write to Redis.",
     )
 
     api_keys: SecretStr = Field(
@@ -202,6 +238,12 @@ class Settings(BaseSettings):
             raise ValueError(f"is {value}, which must be at least {PREFIX}{one.upper()}, {info.data[one]}")
         return value
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _ignore_service_link(cls, value: Any) -> Any:
+        linked = isinstance(value, str) and SERVICE_LINK.fullmatch(f"{PREFIX}PORT={value}")
+        return cls.model_fields["port"].default if linked else value
+
     @field_validator("default_model")
     @classmethod
     def _check_default_model(cls, value: str) -> str:
@@ -232,7 +274,10 @@ class Settings(BaseSettings):
             if scheme != "unix" and not re.fullmatch(r"(/\d*)?", RedisDsn(value).path or ""):
                 raise ValueError("the database is not a number")
             # builds a connection without opening it, so that a misspelt option is found now and not at each request
-            ConnectionPool.from_url(value).make_connection()  # type: ignore[no-untyped-call]
+            pool = ConnectionPool.from_url(value)
+            pool.make_connection()  # type: ignore[no-untyped-call]
+            if pool.connection_kwargs.get("decode_responses"):
+                raise ValueError("decode_responses cannot be set, since cached values are bytes")
         except ValidationError as error:
             raise ValueError(f"is not an address of Redis: {error.errors()[0]['msg']}") from None
         except (TypeError, ValueError) as error:
@@ -279,13 +324,16 @@ class Settings(BaseSettings):
             (limit,) = parse_many(value)
         except ValueError:
             limit = None
-        if limit is None or limit.amount < 1 or limit.get_expiry() < 1:
+        if limit is None or not 1 <= limit.amount <= 10**9 or not 1 <= limit.get_expiry() <= MAX_SECONDS:
             raise ValueError(f"must be one limit such as 100/minute or 5 per 10 seconds, not {value!r}")
         return value
 
 
 def load_settings() -> Settings:
-    """Read the environment. Raises `SettingsError` with one line that names every bad or unknown variable."""
+    """Read the environment, and check that the model store and the default model are there.
+
+    Raises `SettingsError` with one line that names every bad or unknown variable.
+    """
     problems = _unknown_variables()
     try:
         settings = Settings()
@@ -293,17 +341,29 @@ def load_settings() -> Settings:
         for item in error.errors(include_url=False, include_input=False):
             name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
             problems.append(f"{name} {item['msg'].removeprefix('Value error, ')}")
+    if not problems:
+        try:
+            start_thread(check_store, settings.model_store, settings.default_model).result(STORE_CHECK_SECONDS)
+        except StoreError as error:
+            problems.append(str(error))
+        except TimeoutError:
+            pass  # `ModelStore` goes on waiting, and `/health/ready` says so
     if problems:
         raise SettingsError(" ".join(f"Bad setting: {'; '.join(problems)}".split()))
     return settings
 
 
+def ignored_variables() -> list[str]:
+    """Names of `VAMP_*` variables that Kubernetes or Docker set to announce a service; they are no settings of ours."""
+    return sorted(name for name, value in os.environ.items() if SERVICE_LINK.fullmatch(f"{name}={value}"))
+
+
 def _unknown_variables() -> list[str]:
-    """What to say about `VAMP_*` variables that no setting has, which pydantic-settings passes over."""
+    """An error message for each `VAMP_*` variable that no setting has; pydantic-settings ignores them."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     given = {name for name in os.environ if name.upper().startswith(PREFIX)}
     problems = []
-    for name in sorted(given):
+    for name in sorted(given.difference(ignored_variables())):
         if name.upper() in known | TRAINING_VARIABLES:
             continue
         nearest = difflib.get_close_matches(name.upper(), known, n=1)

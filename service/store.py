@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import re
+import time
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +17,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.catalog import StoreError, describe_error, find_names, find_versions
 from service.engine import Engine
-from service.errors import ModelNotFound, NotReady, PseudoInputNotFound
+from service.errors import ModelNotFound, NotReady, PseudoInputNotFound, quoted
 from service.jobs import AnyJob, EncodeJob, ReconstructJob, Runtime, SampleJob
 from service.metrics import Metrics
 from service.scoring import LogLikelihoodJob
 from service.settings import Settings
+from service.threads import start_thread
 from vampprior.checkpoint import CARD_FILE, Card, CheckpointError, load_checkpoint, read_card
 from vampprior.crew import crew_of
 from vampprior.machine import available_threads
 
 __all__ = ["LoadedModel", "ModelStore", "Refusal"]
+
+STALL_SECONDS = 60.0
+"""How long one model's files may keep the others waiting, as those of a network mount that hangs would forever."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +105,8 @@ class ModelStore:
         self.models: list[LoadedModel] = []
         """Loaded models by name, the newest version of each name first."""
         self._engines: list[Engine] = []
+        self._pending: set[str] = set()  # `name@version` of models that are being loaded, or will be
+        self._problem: str | None = None  # with the store itself
         self.refusals: list[Refusal] = []
         self.loaded = self.stopping = False
 
@@ -107,29 +116,61 @@ class ModelStore:
         return self._settings.default_model
 
     async def load(self) -> None:
-        """Load every checkpoint, the default model first; those that do not fit are refused and the rest still load."""
-        folders = await asyncio.to_thread(_find, self._settings.model_store)
-        default_name = self.default.partition("@")[0]
-        folders.sort(key=lambda folder: (folder.parent.name != default_name, str(folder)))
-        for folder in folders:
-            reference = f"{folder.parent.name}@{folder.name}"
+        """Load every checkpoint, the default model first; those that do not fit are refused and the rest still load.
+
+        A model that has not loaded after `STALL_SECONDS` no longer keeps the others waiting; it answers once it loads.
+        """
+        try:
+            folders = await self._find()
+        except StoreError as error:
+            self._problem, self.loaded = str(error), True
+            logger.error("there are no models: %s", error)
+            return
+        self._pending = {_reference(folder) for folder in folders}
+        async with asyncio.TaskGroup() as group:
+            for folder in folders:
+                task = group.create_task(self._load_or_refuse(folder))
+                done, _ = await asyncio.wait([task], timeout=STALL_SECONDS)
+                if not done:
+                    logger.error(
+                        "model %s has not loaded within %g seconds; the others go on", _reference(folder), STALL_SECONDS
+                    )
+            self.loaded = True
+            if not self.ready:
+                logger.error("not ready: %s", self.unready_reason)
+
+    async def _find(self) -> list[Path]:
+        """Folders of checkpoints, the default model's first. Raises `StoreError`."""
+        names = await asyncio.wrap_future(start_thread(find_names, self._settings.model_store))
+        listings = {name: asyncio.wrap_future(start_thread(find_versions, name)) for name in names}
+        if listings:
+            await asyncio.wait(listings.values(), timeout=STALL_SECONDS)
+        folders: list[Path] = []
+        for name, listing in listings.items():
             try:
-                self._add(await self._load_one(folder, reference))
-                self._metrics.model_ready.labels(reference).set(1)
-                logger.info("loaded model %s", reference)
-            except CheckpointError as error:
-                self._refuse(reference, str(error))
-            except Exception as error:
-                logger.exception("model %s failed to load", reference)
-                self._refuse(reference, f"failed to load: {error}")
-        self.loaded = True
-        if not folders:
-            logger.error("there is no checkpoint in %s", self._settings.model_store)
-        elif not self.ready:
-            logger.error("the default model %s is not there, only %s", self.default, self._known())
+                folders += listing.result()
+            except asyncio.InvalidStateError:
+                self._refuse(name.name, f"{name.absolute()} cannot be listed within {STALL_SECONDS:g} seconds")
+            except OSError as error:
+                self._refuse(name.name, f"cannot be read: {describe_error(error)}")
+        default_name = self.default.partition("@")[0]
+        return sorted(folders, key=lambda folder: (folder.parent.name != default_name, str(folder)))
+
+    async def _load_or_refuse(self, folder: Path) -> None:
+        reference = _reference(folder)
+        try:
+            self._add(await self._load_one(folder, reference))
+            self._metrics.model_ready.labels(reference).set(1)
+            logger.info("loaded model %s", reference)
+        except CheckpointError as error:
+            self._refuse(reference, str(error))
+        except Exception as error:
+            logger.exception("model %s failed to load", reference)
+            self._refuse(reference, f"failed to load: {error}")
+        self._pending.discard(reference)
 
     async def _load_one(self, folder: Path, reference: str) -> LoadedModel:
-        card = await asyncio.to_thread(read_card, folder)
+        card = await asyncio.wrap_future(start_thread(read_card, folder))
         if (card.name, card.version) != (folder.parent.name, folder.name):
             raise CheckpointError(f"{folder / CARD_FILE} is the card of {card.name}@{card.version}")
         device = _device(self._settings.device)
@@ -164,22 +205,49 @@ class ModelStore:
 
     @property
     def ready(self) -> bool:
-        """Whether every checkpoint has been loaded or refused and the default model answers."""
+        """True once every checkpoint has been loaded, refused or found to stall, if the default model answers."""
         return self.loaded and not self.stopping and self.default in self._answering
+
+    @property
+    def loading(self) -> bool:
+        """True while a model may still be added."""
+        return not self.loaded or bool(self._pending)
+
+    @property
+    def unready_reason(self) -> str:
+        """Why the service is not ready, in a clause."""
+        if self.stopping:
+            return "the service is stopping"
+        if not self.loaded or self._is_pending(self.default):
+            return f"models are loading, {self.default} among them"
+        if self._problem is not None:
+            return self._problem
+        if refusal := self._refusal_of(self.default):
+            return f"the default model {self.default} was refused: {refusal.reason}"
+        return f"the default model {self.default} is not there; there are: {self._known()}"
 
     def resolve(self, reference: str | None) -> LoadedModel:
         """The model of that name, newest version unless one is named; the default one for None.
 
-        Raises `NotReady` while it is loading and `ModelNotFound` if it is not there.
+        Raises `NotReady` if it is loading, or if the default model is wanted and does not answer, and `ModelNotFound`
+        if a model that was named is not there.
         """
         wanted = reference or self.default
         if model := self._answering.get(wanted):
             return model
-        if not self.loaded:
-            raise NotReady(f"the models are still loading, {wanted} among them", headers={"Retry-After": "1"})
-        if refused := [refusal for refusal in self.refusals if _matches(wanted, refusal.reference)]:
-            raise ModelNotFound(f"{wanted} was refused: {refused[0].reason}")
-        raise ModelNotFound(f"no model {wanted!r} is loaded; there are: {self._known()}")
+        if not self.loaded or self._is_pending(wanted):
+            raise NotReady(f"the models are still loading, {quoted(wanted)} among them", headers={"Retry-After": "1"})
+        if not reference:
+            raise NotReady(f"{self.unready_reason}; name another model with `model=`, or ask the operator")
+        if refusal := self._refusal_of(wanted):
+            raise ModelNotFound(f"{wanted} was refused: {refusal.reason}")
+        raise ModelNotFound(f"no model {quoted(wanted)} is loaded; there are: {self._known()}")
+
+    def _is_pending(self, wanted: str) -> bool:
+        return any(_matches(wanted, reference) for reference in self._pending)
+
+    def _refusal_of(self, wanted: str) -> Refusal | None:
+        return next((refusal for refusal in self.refusals if _matches(wanted, refusal.reference)), None)
 
     def _known(self) -> str:
         return ", ".join(model.reference for model in self.models) or "none"
@@ -189,13 +257,20 @@ class ModelStore:
         return self._answering.get(self.default) is model
 
     def close(self, timeout: float) -> None:
-        """Stop the engines."""
+        """Stop the engines, within `timeout` seconds; those that are loading or compute for longer are left behind."""
+        self.stopping = True
+        give_up = time.monotonic() + timeout
+        # side by side, since each may take all of the time
+        closing = [start_thread(engine.close, timeout) for engine in self._engines if engine.runtime.done()]
         for engine in self._engines:
-            engine.close(timeout)
+            if not engine.runtime.done():
+                engine.close(0)
+        wait(closing, max(0.0, give_up - time.monotonic()))
 
 
-def _find(store: Path) -> list[Path]:
-    return [path.parent for path in store.glob(f"*/*/{CARD_FILE}")]
+def _reference(folder: Path) -> str:
+    """`name@version`."""
+    return f"{folder.parent.name}@{folder.name}"
 
 
 def _matches(wanted: str, reference: str) -> bool:

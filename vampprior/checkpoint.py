@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -157,9 +158,10 @@ def read_card(folder: Path) -> Card:
     """Read and check `card.json`; raises `CardError`."""
     path = folder / CARD_FILE
     try:
-        if path.stat().st_size > MAX_CARD_BYTES:
+        payload = _read(path, MAX_CARD_BYTES + 1)
+        if len(payload) > MAX_CARD_BYTES:
             raise CardError(f"{path} is larger than {MAX_CARD_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = payload.decode("utf-8")
         return Card.from_dict(json.loads(text, parse_float=_finite, parse_constant=_finite))
     except OSError as error:
         raise CardError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -178,7 +180,7 @@ def load_checkpoint(folder: Path) -> tuple[LatentModel, Card]:
     card = read_card(folder)
     path = folder / WEIGHTS_FILE
     try:
-        payload = path.read_bytes()
+        payload = _read(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     if (digest := hashlib.sha256(payload).hexdigest()) != card.weights_sha256:
@@ -262,6 +264,21 @@ def _interpolate(at: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 
 def _shallow(card: Card) -> dict[str, Any]:
     return {item.name: getattr(card, item.name) for item in fields(card)}
+
+
+def _read(path: Path, max_bytes: int = -1) -> bytes:
+    """The content of a regular file, or its first `max_bytes`.
+
+    Raises `OSError` for anything else: a read from a named pipe or a device could block forever.
+    """
+
+    def open_without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # which Windows lacks
+
+    with open(path, "rb", opener=open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is not a regular file")
+        return file.read(max_bytes)
 
 
 def _write(path: Path, payload: bytes) -> None:

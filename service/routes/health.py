@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from service.errors import NotReady
 from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import service_of
+from service.routes.query import QueryRoute
 from service.schemas import Health
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["operations"])
+BAD_PARAMETER: dict[int | str, dict[str, Any]] = {422: PROBLEM_RESPONSES[422]}
+
+router = APIRouter(route_class=QueryRoute, tags=["operations"], responses=BAD_PARAMETER)
 
 
-@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
-async def live() -> Health:
+async def live(_: Request) -> Health:
     """Answers as long as the process does."""
     return Health(status="live")
 
 
-@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses={503: PROBLEM_RESPONSES[503]})
 async def ready(request: Request) -> Health:
     """200 once every model has loaded and run; 503 before, and while the service stops."""
     store = service_of(request).store
     if not store.ready:
-        reasons = "; ".join(f"{item.reference}: {item.reason}" for item in store.refusals)
-        state = f"the default model {store.default} is not there" if store.loaded else "models are loading"
-        raise NotReady(f"{state}{': ' + reasons if reasons else ''}")
+        raise NotReady(store.unready_reason)
     return Health(status="ready")
 
 

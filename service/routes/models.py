@@ -8,12 +8,13 @@ from fastapi import APIRouter, Path, Request
 
 from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import service_of
+from service.routes.query import QueryRoute
 from service.schemas import ModelList, ModelSummary
 from service.store import LoadedModel, ModelStore, Refusal
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["models"], responses=PROBLEM_RESPONSES)
+router = APIRouter(route_class=QueryRoute, tags=["models"], responses=PROBLEM_RESPONSES)
 
 Name = Annotated[
     str,
@@ -30,7 +31,7 @@ async def models(request: Request) -> ModelList:
     store = service_of(request).store
     return ModelList(
         default=store.default,
-        loading=not store.loaded,
+        loading=store.loading,
         models=[*(_summary(model, store) for model in store.models), *(_refused(item) for item in store.refusals)],
     )
 

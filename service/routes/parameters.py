@@ -51,10 +51,12 @@ def service_of(request: Request) -> Service:
 
 
 def refuse_body(request: Request) -> None:
-    """Raise `BadParameter` if a request brings a body to where parameters go in the query string alone."""
+    """Raise `BadParameter` if a request has a body although its parameters go in the query string."""
     for name, value in request.scope["headers"]:
         if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
-            raise BadParameter(f"{request.url.path} takes no body: its parameters go in the query string, ?name=value")
+            raise BadParameter(
+                f"{request.scope['path']} takes no body: its parameters go in the query string, ?name=value"
+            )
 
 
 class ModelQuery(QueryModel):

@@ -16,12 +16,13 @@ from service.errors import PseudoInputNotFound
 from service.jobs import DecodeJob
 from service.problems import PROBLEM_RESPONSES
 from service.routes.parameters import LayoutQuery, service_of
+from service.routes.query import QueryRoute
 from service.schemas import PseudoInputList
 from service.store import LoadedModel
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["pseudo-inputs"], responses=PROBLEM_RESPONSES)
+router = APIRouter(route_class=QueryRoute, tags=["pseudo-inputs"], responses=PROBLEM_RESPONSES)
 
 GALLERY_RESPONSE = image_response(PseudoInputList)
 

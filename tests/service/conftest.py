@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+import service.store as store_module
 from service.app import create_app
 from service.images import encode_png
 from service.jobs import Compute, Job, Runtime
@@ -236,6 +238,54 @@ class RunningService:
         finally:
             gate.opened.set()
             waiting.join(PATIENCE)
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """An empty folder that every user may enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def unprivileged() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """A context in which the file permissions of others hold, which they do not for root."""
+
+    @contextlib.contextmanager
+    def run() -> Iterator[None]:
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+    return run
+
+
+@pytest.fixture
+def hold_loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], threading.Event]]:
+    """`hold_loading(name)` has models of that name wait for the event that it returns; the test's end sets it."""
+    events: list[threading.Event] = []
+    load = store_module.load_checkpoint
+
+    def hold(name: str) -> threading.Event:
+        opened = threading.Event()
+        events.append(opened)
+
+        def load_or_wait(folder: Path) -> Any:
+            if folder.parent.name == name:
+                opened.wait(PATIENCE)
+            return load(folder)
+
+        monkeypatch.setattr(store_module, "load_checkpoint", load_or_wait)
+        return opened
+
+    yield hold
+    for event in events:
+        event.set()
 
 
 @pytest.fixture(scope="session")

@@ -130,8 +130,25 @@ def test_replicas_share_what_redis_holds(serve: Any, redis_server: Any, pngs: li
     with redis_server.client() as redis:
         keys = redis.keys()
         assert len(keys) == len(CALLS) + len(pngs) - 1  # a log-likelihood has a key for each image
-        assert all(key.startswith(b"v1:") for key in keys)
+        assert all(key.startswith(b"vampprior:") for key in keys)
         assert all(0 < redis.ttl(key) <= 3600 for key in keys)
+
+
+@pytest.mark.parametrize("foreign", [b"garbage", b'{"log_likelihood": 99}', b"<script>alert(1)</script>"])
+def test_no_client_notices_that_somebody_overwrote_every_value(
+    serve: Any, service: Any, redis_server: Any, pngs: list[bytes], foreign: bytes
+) -> None:
+    expected = [ask(service, method, path, *pngs)[1] for method, path in CALLS]
+    with serve(cache_url=redis_server.url, cache_timeout_seconds=60) as caching, redis_server.client() as redis:
+        for method, path in CALLS:
+            ask(caching, method, path, *pngs)
+        caching.until(lambda: len(redis.keys()) == len(CALLS) + len(pngs) - 1)
+        keys = redis.keys()
+        redis.mset(dict.fromkeys(keys, foreign))
+        assert [ask(caching, method, path, *pngs) for method, path in CALLS] == [("miss", body) for body in expected]
+        assert caching.metric("cache_requests_total", backend="redis", outcome="corrupt") == len(keys)
+        caching.until(lambda: foreign not in redis.mget(keys))
+        assert [ask(caching, method, path, *pngs) for method, path in CALLS] == [("hit", body) for body in expected]
 
 
 def test_no_client_notices_that_redis_has_gone(serve: Any, service: Any, redis_server: Any, pngs: list[bytes]) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import asyncio
 import json
-import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 BAD_PARAMETERS = [
@@ -61,9 +60,92 @@ def test_a_misspelt_parameter_is_named(
     assert [error["parameter"] for error in body["errors"]] == ["psuedo_input"]
 
 
-def test_of_a_repeated_parameter_the_last_counts(client: httpx.Client) -> None:
-    response = client.post("/sample?n=2&n=3&format=npy")
-    assert np.load(io.BytesIO(response.content)).shape[0] == 3
+UNKNOWN = ["/models", "/models/tiny-vamp", "/health/live", "/health/ready", "/metrics"]
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
+def test_a_parameter_of_a_call_without_parameters_is_named(client: httpx.Client, problem: Any, path: str) -> None:
+    body = problem(client.get(path, params={"verbose": 1}), 422, "bad-parameter")
+    assert [error["parameter"] for error in body["errors"]] == ["verbose"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/sample?n=2&seed=1&n=3"),
+        ("POST", "/sample?n=2&n=2"),
+        ("POST", "/sample?n&n"),
+        ("GET", "/pseudo-inputs?n=1&limit=2&n=2"),
+        ("GET", "/pseudo-inputs/1?scale=2&%6e=1&n=2"),
+        ("GET", "/models?n=1&n=2"),
+        ("GET", "/metrics?n=1&n=2"),
+    ],
+)
+def test_a_repeated_parameter_is_named(client: httpx.Client, problem: Any, method: str, path: str) -> None:
+    body = problem(client.request(method, path), 422, "bad-parameter")
+    assert [(error["parameter"], error["location"]) for error in body["errors"]] == [("n", "query")]
+
+
+@pytest.mark.parametrize(
+    "query", ["n=%", "n=%1", "n=%zz", "%=1", "n=%ff", "model=%c3%28", "n=" + "1" * 10_000, "n=1&" * 2500]
+)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/sample"), ("GET", "/pseudo-inputs"), ("GET", "/models")])
+def test_a_query_string_that_cannot_be_read(
+    client: httpx.Client, problem: Any, method: str, path: str, query: str
+) -> None:
+    problem(client.request(method, f"{path}?{query}"), 422, "bad-parameter")
+
+
+@pytest.mark.parametrize("value", ["%00", "a%00b", "%1b[31m", "%e2%80%ae", "%0d%0aX-Injected: 1"])
+@pytest.mark.parametrize("name", ["model", "n", "mode"])
+def test_control_characters_are_escaped(client: httpx.Client, problem: Any, name: str, value: str) -> None:
+    response = client.post(f"/sample?{name}={value}&{value}=1")
+    detail = problem(response, 422, "bad-parameter")["detail"]
+    assert detail.isprintable()
+    response = client.post(f"/sample?model={value}")
+    assert problem(response, 404, "model-not-found")["detail"].isprintable()
+    assert "x-injected" not in response.headers
+
+
+@pytest.mark.parametrize("length", [1000, 15_000, 1_000_000])
+def test_an_error_does_not_repeat_what_is_long(client: httpx.Client, length: int) -> None:
+    text = "x" * length
+    for method, path in (
+        ("POST", f"/sample?model={text}"),
+        ("POST", f"/sample?mode={text}"),
+        ("POST", f"/sample?{text}=1"),
+        ("POST", "/sample?" + "&".join(f"a{i}=1" for i in range(length // 10))),
+        ("GET", f"/models/{text}"),
+        ("GET", f"/pseudo-inputs/{text}"),
+        ("GET", f"/{text}"),
+    ):
+        try:
+            response = client.request(method, path)
+        except httpx.InvalidURL:  # the client's own bound
+            continue
+        assert response.status_code in (404, 422), response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        assert len(response.content) < 10_000
+
+
+def test_no_error_depends_on_the_host_that_is_named(service: Any) -> None:
+    for host in (b"[", b"evil.example", b"a b", b"\xff"):
+        for path in (b"/sample", b"/sample/", b"/models/", b"/docs/", b"/"):
+            head = b"POST" if b"sample" in path else b"GET"
+            request = head + b" " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\nContent-Length: 1\r\n"
+            answer = exchange(service, request + b"Connection: close\r\n\r\n1")
+            status, location = answer.split(b" ", 2)[1], b"location: /docs" in answer
+            assert (status, location) == ((b"307", True) if path == b"/" else (status, False))
+            assert status in (b"307", b"404", b"422", b"400"), answer
+            assert b"evil" not in answer
+
+
+def exchange(service: Any, request: bytes) -> bytes:
+    """The answer to a request that no client library would send, on a connection that the server closes."""
+    with socket.create_connection(service.address, timeout=180) as connection:
+        connection.sendall(request)
+        with connection.makefile("rb") as file:
+            return file.read()
 
 
 def test_all_bad_parameters_are_named_at_once(client: httpx.Client, problem: Any) -> None:
@@ -72,7 +154,26 @@ def test_all_bad_parameters_are_named_at_once(client: httpx.Client, problem: Any
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere", "/sample/1", "/pseudo-inputs/1/2", "/models/a/b", "/health", "/%00", "//"]
+    "path",
+    [
+        "/nowhere",
+        "/sample/1",
+        "/sample/",
+        "/models/",
+        "/docs/",
+        "/static-offline-docs",
+        "/static-offline-docs/",
+        "/static-offline-docs/nothing.css",
+        "/static-offline-docs/../pyproject.toml",
+        "/static-offline-docs/%2e%2e/__init__",
+        "/static-offline-docs/%00",
+        "/static-offline-docs/" + "x" * 300,
+        "/pseudo-inputs/1/2",
+        "/models/a/b",
+        "/health",
+        "/%00",
+        "//",
+    ],
 )
 def test_a_path_that_is_not_there(client: httpx.Client, problem: Any, path: str) -> None:
     problem(client.get(f"http://{client.base_url.netloc.decode()}{path}"), 404, "not-found")
@@ -81,16 +182,119 @@ def test_a_path_that_is_not_there(client: httpx.Client, problem: Any, path: str)
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/sample", "POST"),
-        ("DELETE", "/models", "GET"),
-        ("POST", "/pseudo-inputs", "GET"),
-        ("PUT", "/loglik", "POST"),
+        ("GET", "/sample", "OPTIONS, POST"),
+        ("HEAD", "/sample", "OPTIONS, POST"),
+        ("DELETE", "/models", "GET, HEAD, OPTIONS"),
+        ("POST", "/pseudo-inputs", "GET, HEAD, OPTIONS"),
+        ("PUT", "/loglik", "OPTIONS, POST"),
+        ("POST", "/", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/docs", "GET, HEAD, OPTIONS"),
+        ("POST", "/openapi.json", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/static-offline-docs/swagger-ui.css", "GET, HEAD, OPTIONS"),
+        ("PROPFIND", "/models", "GET, HEAD, OPTIONS"),
     ],
 )
 def test_a_method_that_is_not_there(client: httpx.Client, problem: Any, method: str, path: str, allowed: str) -> None:
     response = client.request(method, path)
-    problem(response, 405, "method-not-allowed")
+    if method == "HEAD":
+        assert (response.status_code, response.content) == (405, b"")
+    else:
+        problem(response, 405, "method-not-allowed")
     assert response.headers["allow"] == allowed
+
+
+READABLE = [
+    "/",
+    "/docs",
+    "/openapi.json",
+    "/static-offline-docs/swagger-ui.css",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/models",
+    "/models/tiny-vamp",
+    "/pseudo-inputs?limit=3",
+    "/pseudo-inputs/1",
+]
+
+
+@pytest.mark.parametrize("path", READABLE)
+def test_head_is_get_without_a_body(client: httpx.Client, path: str) -> None:
+    get, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    varying = {"date", "x-request-id", "content-length" if path == "/metrics" else "date"}
+    assert {name: head.headers[name] for name in set(head.headers) - varying} == {
+        name: get.headers[name] for name in set(get.headers) - varying
+    }
+
+
+@pytest.mark.parametrize("path", [*READABLE, "/sample", "/reconstruct", "/loglik", "/encode"])
+def test_options_names_the_methods(client: httpx.Client, path: str) -> None:
+    response = client.options(path)
+    assert (response.status_code, response.content) == (204, b"")
+    posts = path in ("/sample", "/reconstruct", "/loglik", "/encode")
+    assert response.headers["allow"] == ("OPTIONS, POST" if posts else "GET, HEAD, OPTIONS")
+
+
+def test_options_of_what_is_not_there(client: httpx.Client, problem: Any) -> None:
+    problem(client.options("/nowhere"), 404, "not-found")
+
+
+@pytest.mark.parametrize("range_", ["bytes=0-1", "bytes=99999999-", "bytes=b-a", "chars=1-2", "bytes=0-1,5-6"])
+def test_a_range_of_a_static_file_is_the_whole_file(client: httpx.Client, range_: str) -> None:
+    path = "/static-offline-docs/swagger-ui.css"
+    response = client.get(path, headers={"Range": range_})
+    assert (response.status_code, response.content) == (200, client.get(path).content)
+
+
+@pytest.mark.parametrize("extensions", [{"websocket.http.response": {}}, {}])
+@pytest.mark.parametrize("path", ["/", "/sample", "/nowhere", "/static-offline-docs/swagger-ui.css", "/a\nb"])
+def test_a_websocket_is_refused_with_a_problem(service: Any, path: str, extensions: dict[str, Any]) -> None:
+    """By the application: the service's own server answers it as a plain request, other servers may not."""
+    scope = {"type": "websocket", "path": path, "headers": [], "query_string": b"", "extensions": extensions}
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(service.app(scope, receive, send))
+    if not extensions:
+        assert [message["type"] for message in sent] == ["websocket.close"]
+        return
+    start, body = sent
+    assert (start["type"], body["type"]) == ("websocket.http.response.start", "websocket.http.response.body")
+    assert start["status"] == 404
+    assert dict(start["headers"])[b"content-type"] == b"application/problem+json"
+    assert json.loads(body["body"])["type"] == "/problems/not-found"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/models", 200), ("/sample", 405), ("/nowhere", 404)])
+def test_a_handshake_is_answered_as_a_plain_request(client: httpx.Client, path: str, status: int) -> None:
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    response = client.get(path, headers=headers | {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="})
+    assert response.status_code == status
+    assert response.headers["content-type"] == ("application/json" if status == 200 else "application/problem+json")
+
+
+def test_problems_are_counted_by_their_type(service: Any) -> None:
+    def counted() -> dict[str, float]:
+        types = ("bad-parameter", "model-not-found", "not-found", "method-not-allowed", "unsupported-media-type")
+        return {type_: service.metric("http_problems_total", type=type_) for type_ in types}
+
+    before = counted()
+    for path in ("/sample?n=0", "/sample?n=0", "/sample?model=none", "/nowhere", "/models", "/encode"):
+        assert service.client.post(path).status_code >= 400
+    after = counted()
+    assert {type_: after[type_] - before[type_] for type_ in after} == {
+        "bad-parameter": 2,
+        "model-not-found": 1,
+        "not-found": 1,
+        "method-not-allowed": 1,
+        "unsupported-media-type": 1,
+    }
 
 
 # keys and limits
@@ -176,12 +380,10 @@ def test_a_refusal_of_one_image_leaves_none_of_the_others_behind(crowded: Any, p
 
 
 def test_while_models_load_the_service_lives_but_is_not_ready(
-    serve: Any, save_model: Any, problem: Any, pngs: list[bytes], tmp_path: Path
+    serve: Any, save_model: Any, hold_loading: Any, problem: Any, pngs: list[bytes], tmp_path: Path
 ) -> None:
-    weights = save_model(tmp_path, "slow", "1", seed=1) / "model.safetensors"
-    payload = weights.read_bytes()
-    weights.unlink()
-    os.mkfifo(weights)  # whoever reads it waits for whoever writes it
+    save_model(tmp_path, "slow", "1", seed=1)
+    opened = hold_loading("slow")
     with serve(model_store=tmp_path, default_model="slow", ready=False) as service:
         for response in (
             service.client.get("/health/ready"),
@@ -195,25 +397,39 @@ def test_while_models_load_the_service_lives_but_is_not_ready(
         assert service.client.get("/health/live").status_code == 200
         assert service.client.get("/docs").status_code == 200
         assert service.client.get("/models").json() == {"default": "slow", "loading": True, "models": []}
-        weights.write_bytes(payload)
+        opened.set()
         service.until(lambda: service.client.get("/health/ready").status_code == 200)
         assert service.client.post("/sample").status_code == 200
         assert service.metric("vampprior_model_ready", model="slow@1") == 1
 
 
-def test_a_service_without_its_default_model_is_not_ready_and_says_why(serve: Any, problem: Any) -> None:
+def test_a_service_whose_default_model_is_refused_is_not_ready_and_says_why(serve: Any, problem: Any) -> None:
     with serve(default_model="damaged", ready=False) as service:
         service.until(lambda: not service.client.get("/models").json()["loading"])
-        assert "sha256" in problem(service.client.get("/health/ready"), 503, "not-ready")["detail"]
-        assert "sha256" in problem(service.client.post("/sample"), 404, "model-not-found")["detail"]
+        for response in (
+            service.client.get("/health/ready"),
+            service.client.post("/sample"),
+            service.client.get("/pseudo-inputs"),
+        ):
+            assert "sha256" in problem(response, 503, "not-ready")["detail"]
+            assert int(response.headers["retry-after"]) >= 1
+        assert "sha256" in problem(service.client.post("/sample?model=damaged"), 404, "model-not-found")["detail"]
         assert service.client.post("/sample?model=tiny-vamp").status_code == 200
 
 
-def test_a_store_that_is_not_there(serve: Any, problem: Any, tmp_path: Path) -> None:
+def test_a_store_that_is_not_there_any_more(serve: Any, problem: Any, tmp_path: Path) -> None:
     with serve(model_store=tmp_path / "nowhere", ready=False) as service:
         service.until(lambda: not service.client.get("/models").json()["loading"])
-        assert "tiny-vamp" in problem(service.client.get("/health/ready"), 503, "not-ready")["detail"]
-        assert "tiny-vamp" in problem(service.client.post("/sample"), 404, "model-not-found")["detail"]
+        for response in (service.client.get("/health/ready"), service.client.post("/sample")):
+            assert f"there is no folder {tmp_path / 'nowhere'}" in problem(response, 503, "not-ready")["detail"]
+        problem(service.client.post("/sample?model=tiny-vamp"), 404, "model-not-found")
+
+
+def test_a_default_model_that_is_not_there_any_more(serve: Any, problem: Any) -> None:
+    with serve(default_model="gone", ready=False) as service:
+        service.until(lambda: not service.client.get("/models").json()["loading"])
+        for response in (service.client.get("/health/ready"), service.client.post("/sample")):
+            assert "the default model gone is not there" in problem(response, 503, "not-ready")["detail"]
 
 
 # a deadline that passes

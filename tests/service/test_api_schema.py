@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ OPERATIONS = [
     ("GET", "/metrics"),
 ]
 UPLOADS = ["/reconstruct", "/loglik", "/encode"]
+OPEN = ["/health/live", "/health/ready", "/metrics"]
 
 
 patient = settings(
@@ -48,6 +51,12 @@ def schema(serve: Any) -> Iterator[Any]:
     """The document of a service that computes and queues little per request."""
     with serve(cache_memory_bytes=0, max_num_samples=5000, max_images=4) as service:
         yield schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def guarded(serve: Any) -> Iterator[Any]:
+    with serve(api_keys="one,two", key_failure_limit="1000000/minute") as service:
+        yield service
 
 
 def test_every_call_is_described(document: dict[str, Any]) -> None:
@@ -87,7 +96,7 @@ def test_good_requests_are_answered_as_described(schema: Any, method: str, path:
     check()
 
 
-@pytest.mark.parametrize(("method", "path"), OPERATIONS[:6])
+@pytest.mark.parametrize(("method", "path"), OPERATIONS[:6])  # the others have no parameters that could be wrong
 def test_bad_requests_are_answered_as_described(schema: Any, method: str, path: str) -> None:
     @given(case=schema[path][method].as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
     @patient
@@ -95,6 +104,63 @@ def test_bad_requests_are_answered_as_described(schema: Any, method: str, path: 
         case.call_and_validate()
 
     check()
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_the_key_is_needed_where_the_document_says_so(
+    guarded: Any, pngs: list[bytes], problem: Any, method: str, path: str
+) -> None:
+    document = guarded.client.get("/openapi.json").json()
+    (scheme,) = document["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", "X-API-Key")
+    needs_key = document["paths"][path][method.lower()]["security"] == [{"ApiKey": []}]
+    files = {"files": {"file": pngs[0]}} if path in UPLOADS else {}
+    concrete = path.format(k=1, name="tiny-vamp")
+    response = guarded.client.request(method, concrete, **files)
+    if needs_key:
+        problem(response, 401, "unauthorized")
+        response = guarded.client.request(method, concrete, headers={"X-API-Key": "two"}, **files)
+    assert response.status_code == 200
+    assert needs_key == (path not in OPEN)
+
+
+def test_the_document_names_the_limits_of_this_service(serve: Any) -> None:
+    with serve(max_num_samples=77) as service:
+        (call,) = service.client.get("/openapi.json").json()["paths"]["/loglik"].values()
+    (schema,) = [parameter["schema"] for parameter in call["parameters"] if parameter["name"] == "num_samples"]
+    assert schema["maximum"] == 77
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css"])
+def test_the_documentation_needs_no_key(guarded: Any, path: str) -> None:
+    assert guarded.client.get(path).status_code in (200, 307)
+
+
+def test_without_keys_the_document_asks_for_none(document: dict[str, Any]) -> None:
+    assert "securitySchemes" not in document["components"]
+    assert all("security" not in call for calls in document["paths"].values() for call in calls.values())
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_what_stays_open_without_a_key_is_in_the_readme(path: str) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (sentence,) = [part for part in readme.split("\n\n") if part.startswith("With `VAMP_API_KEYS` set")]
+    assert f"`{path}`" in sentence
+
+
+def test_every_check_of_a_complete_run_passes(guarded: Any, tmp_path: Path) -> None:
+    """Examples, boundary values and fuzzing of every call, with and without a key and with other methods."""
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{guarded.url}/openapi.json", "--no-color"]
+    options = ["--header", "X-API-Key: one", "--phases", "examples,coverage,fuzzing", "--max-examples", "5"]
+    options += ["--generation-deterministic", "--checks", "all"]
+    # of what a schema cannot say about uploads, `positive_data_acceptance` would complain; the test above covers others
+    excluded = [option for path in UPLOADS for option in ("--exclude-path", path)]
+    run = subprocess.run([*command, *options, *excluded], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stdout
+    others = [option for path in UPLOADS for option in ("--include-path", path)]
+    others += ["--exclude-checks", "positive_data_acceptance"]
+    run = subprocess.run([*command, *options, *others], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stdout
 
 
 @pytest.mark.parametrize("path", UPLOADS)

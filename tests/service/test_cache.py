@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from service.cache import (
     cache_key,
     create_cache,
 )
+from service.envelope import Envelope
 from service.errors import BadImage, NotReady
 from service.metrics import Metrics
 from service.settings import Settings
@@ -71,9 +73,9 @@ def memory_cache(**changes: Any) -> tuple[Cache, Metrics, Clock]:
     return create_cache(Settings(cache_url="memory://", **changes), metrics, clock=clock), metrics, clock
 
 
-def redis_cache(url: str, timeout: float = LONG) -> tuple[Cache, Metrics, Clock]:
+def redis_cache(url: str, timeout: float = LONG, secret: str = "") -> tuple[Cache, Metrics, Clock]:
     metrics, clock = Metrics(), Clock()
-    settings = Settings(cache_url=url, cache_timeout_seconds=timeout, cache_ttl_seconds=100)
+    settings = Settings(cache_url=url, cache_timeout_seconds=timeout, cache_ttl_seconds=100, cache_secret=secret)  # type: ignore[arg-type]
     return create_cache(settings, metrics, clock=clock), metrics, clock
 
 
@@ -87,7 +89,7 @@ def count(metrics: Metrics, outcome: str, backend: str = "redis") -> float:
 
 def test_a_key_says_what_it_is_of() -> None:
     key = cache_key("sample", "f00", b"x", "1")
-    assert key.startswith("v1:sample:f00:")
+    assert key.startswith(f"vampprior:{version('vampprior')}:sample:f00:")
     assert key == cache_key("sample", "f00", b"x", "1")
 
 
@@ -293,7 +295,7 @@ async def test_storing_does_not_delay_the_answer(redis_server: Any) -> None:
     redis_server.thaw()
     await cache.close()
     with redis_server.client() as client:
-        assert client.get("k") == b"value"
+        assert Envelope().open("k", client.get("k")) == b"value"
 
 
 async def test_a_frozen_redis_is_a_miss_then_skipped_then_back(redis_server: Any) -> None:
@@ -329,7 +331,7 @@ async def test_a_redis_that_restarted_unnoticed_costs_nothing(redis_server: Any)
     redis_server.kill()
     redis_server.start()
     with redis_server.client() as client:
-        client.set("l", b"kept")
+        client.set("l", Envelope().seal("l", b"kept"))
     assert await cache.get_or_compute("l", Work()) == (b"kept", True)
     assert (count(metrics, "error"), count(metrics, "skipped")) == (0, 0)
     await cache.close()
@@ -349,15 +351,57 @@ async def test_a_full_redis_is_an_error_that_no_request_sees(redis_server: Any) 
     await cache.close()
 
 
-async def test_somebody_elses_value_is_replaced(redis_server: Any) -> None:
+SEALED = Envelope().seal("k", b"value")
+FOREIGN: dict[str, bytes] = {
+    "garbage": b"\x00\xff garbage",
+    "empty": b"",
+    "plausible": b'{"log_likelihood": 99}',
+    "of_an_older_service": b"value",
+    "cut": SEALED[:-1],
+    "without_a_value": SEALED[:10],
+    "longer": SEALED + b"!",
+    "a_bit_flipped": SEALED[:-1] + bytes([SEALED[-1] ^ 1]),
+    "another_format": SEALED.replace(b"vamp\x01", b"vamp\x02"),
+    "moved_from_another_key": Envelope().seal("l", b"value"),
+    "another_secret": Envelope("other").seal("k", b"value"),
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
+async def test_a_value_that_this_service_did_not_write_is_replaced(redis_server: Any, foreign: bytes) -> None:
+    cache, metrics, _ = redis_cache(redis_server.url)
+    with redis_server.client() as client:
+        client.set("k", foreign)
+        assert await cache.get_or_compute("k", Work(b"right")) == (b"right", False)
+        assert (count(metrics, "corrupt"), count(metrics, "miss"), count(metrics, "error")) == (1, 0, 0)
+        await until(lambda: client.get("k") != foreign)
+        assert await cache.get_or_compute("k", Work()) == (b"right", True)
+        assert 0 < client.ttl("k") <= 100
+    assert (count(metrics, "corrupt"), count(metrics, "hit")) == (1, 1)
+    await cache.close()
+
+
+async def test_a_value_of_another_kind_is_replaced(redis_server: Any) -> None:
     cache, metrics, _ = redis_cache(redis_server.url)
     with redis_server.client() as client:
         client.rpush("k", "not ours")
         assert await cache.get_or_compute("k", Work()) == (b"value", False)
         await until(lambda: client.type("k") == b"string")
         assert await cache.get_or_compute("k", Work()) == (b"value", True)
-    assert count(metrics, "error") == 0
+    assert (count(metrics, "corrupt"), count(metrics, "error")) == (1, 0)
     await cache.close()
+
+
+async def test_with_a_secret_only_values_written_with_it_are_taken(redis_server: Any) -> None:
+    with redis_server.client() as client:
+        client.set("k", Envelope().seal("k", b"forged"))
+    one, metrics, _ = redis_cache(redis_server.url, secret="hunter2")
+    assert await one.get_or_compute("k", Work()) == (b"value", False)
+    assert count(metrics, "corrupt") == 1
+    await one.close()
+    other, _, _ = redis_cache(redis_server.url, secret="hunter2")
+    assert await other.get_or_compute("k", Work(b"never")) == (b"value", True)
+    await other.close()
 
 
 async def test_a_redis_that_refuses_is_a_miss(redis_server: Any) -> None:
@@ -385,8 +429,8 @@ async def test_what_is_not_redis_is_a_miss() -> None:
 
 async def test_a_cancelled_look_up_spoils_no_other(redis_server: Any) -> None:
     with redis_server.client() as client:
-        client.set("a", b"A")
-        client.set("b", b"B")
+        client.set("a", Envelope().seal("a", b"A"))
+        client.set("b", Envelope().seal("b", b"B"))
     cache, _, _ = redis_cache(redis_server.url)
     assert await cache.get_or_compute("a", Work()) == (b"A", True)
     redis_server.freeze()
@@ -401,7 +445,7 @@ async def test_a_cancelled_look_up_spoils_no_other(redis_server: Any) -> None:
 
 
 async def test_stores_under_way_are_bounded(redis_server: Any) -> None:
-    store = RedisStore(redis_server.url, 100, LONG, Metrics(), Clock())
+    store = RedisStore(redis_server.url, 100, LONG, Metrics(), Clock(), Envelope())
     for index in range(MAX_STORES + 10):
         store.put(str(index), b"value")
     await store.close()

@@ -94,7 +94,7 @@ async def test_a_wrong_method_names_those_allowed() -> None:
 
     response = await request(app, "GET", "/sample")
     body = assert_is_problem(response, 405, "method-not-allowed")
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "OPTIONS, POST"
     assert "POST" in body["detail"]
 
 

@@ -34,13 +34,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 class Process:
     """A service in a process of its own."""
 
-    def __init__(self, log: Path, **settings: object) -> None:
+    def __init__(self, log: Path, code: str | None = None, **settings: object) -> None:
         self.log = log
         variables = {f"VAMP_{name.upper()}": str(value) for name, value in settings.items()}
+        command = [sys.executable, "-m", "service"] if code is None else [sys.executable, "-c", code]
         with open(log, "wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "service"], env=os.environ | variables, stderr=file, stdout=file
-            )
+            self.process = subprocess.Popen(command, env=os.environ | variables, stderr=file, stdout=file)
 
     def printed(self) -> str:
         return self.log.read_text()
@@ -144,15 +143,59 @@ def test_sigterm_does_not_wait_for_a_request_without_an_end(start: Any, pngs: li
     assert "Traceback" not in service.printed()
 
 
-def test_ctrl_c_while_models_load_is_quiet(start: Any, save_model: Any, tmp_path: Path) -> None:
-    weights = save_model(tmp_path / "store", "slow", "1", seed=1) / "model.safetensors"
-    weights.unlink()
-    os.mkfifo(weights)  # whoever reads it waits for whoever writes it
-    service = start(model_store=tmp_path / "store", default_model="slow", shutdown_seconds=0)
-    assert httpx.get(f"{service.url()}/health/ready").status_code == 503
-    service.process.send_signal(signal.SIGINT)
+HUNG = """
+import runpy, threading
+import {module}
+{module}.{function} = lambda *_: threading.Event().wait()
+runpy.run_module("service", run_name="__main__")
+"""
+"""The service with a function that never returns, as one that reads a file of a hung network mount."""
+
+
+@pytest.mark.parametrize("function", ["find_names", "find_versions", "read_card", "load_checkpoint"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_does_not_wait_for_files_that_hang(start: Any, function: str, number: signal.Signals) -> None:
+    service = start(code=HUNG.format(module="service.store", function=function), shutdown_seconds=10**6)
+    url = service.url()
+    assert httpx.get(f"{url}/health/ready").status_code == 503
+    assert httpx.get(f"{url}/health/live").status_code == 200
+    service.process.send_signal(number)
     assert service.wait() == 0
     assert "Traceback" not in service.printed()
+
+
+@pytest.mark.parametrize("file", ["card.json", "model.safetensors"])
+def test_a_pipe_in_the_store_blocks_neither_the_other_models_nor_a_stop(
+    start: Any, save_model: Any, tmp_path: Path, file: str
+) -> None:
+    for name in ("alpha", "tiny"):
+        save_model(tmp_path / "store", name, "1", seed=1)
+    path = tmp_path / "store" / "alpha" / "1" / file
+    path.unlink()
+    os.mkfifo(path)
+    service = start(model_store=tmp_path / "store", default_model="tiny", shutdown_seconds=PATIENCE)
+    models = httpx.get(f"{service.ready()}/models").json()["models"]
+    assert [(model["name"], model["status"]) for model in models] == [("tiny", "ready"), ("alpha", "refused")]
+    assert "not a regular file" in models[1]["reason"]
+    service.process.send_signal(signal.SIGTERM)
+    assert service.wait() == 0
+
+
+def test_a_service_of_the_same_name_is_ignored_with_a_line(start: Any, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("VAMP_SERVICE_HOST", "10.96.12.7")
+    environment.setenv("VAMP_PORT_8000_TCP", "tcp://10.96.12.7:8000")
+    service = start()
+    service.ready()
+    lines = [json.loads(line) for line in service.printed().splitlines()]
+    (warning,) = [line["message"] for line in lines if line["level"] == "warning"]
+    assert warning.endswith("VAMP_PORT_8000_TCP, VAMP_SERVICE_HOST")
+
+
+def test_a_store_that_is_not_there_stops_the_start_with_one_line(start: Any, tmp_path: Path) -> None:
+    service = start(model_store=tmp_path / "nowhere")
+    assert service.wait() == 2
+    (line,) = service.printed().splitlines()
+    assert line.endswith(f"there is no folder {tmp_path / 'nowhere'}")
 
 
 def test_a_port_in_use_is_said_in_a_line(start: Any) -> None:

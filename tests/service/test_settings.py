@@ -1,16 +1,28 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, ignored_variables, load_settings
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A store with the default model and one named `faces`, and an environment without other settings."""
     for name in [name for name in os.environ if name.upper().startswith("VAMP_")]:
         monkeypatch.delenv(name)
+    store = tmp_path / "store"
+    for name in (Settings.model_fields["default_model"].default, "faces"):
+        for version in ("1", "2"):
+            (store / name / version).mkdir(parents=True)
+            (store / name / version / "card.json").touch()
+    monkeypatch.setenv("VAMP_MODEL_STORE", str(store))
+    return store
 
 
 def test_an_empty_environment_starts() -> None:
@@ -61,6 +73,8 @@ def test_cache_urls_that_are_taken(monkeypatch: pytest.MonkeyPatch, value: str) 
         ("VAMP_DEADLINE_SECONDS", "0"),
         ("VAMP_DEADLINE_SECONDS", "nan"),
         ("VAMP_DEADLINE_SECONDS", "inf"),
+        ("VAMP_PORT", "tcp://10.0.0.1"),
+        ("VAMP_PORT", "http://10.0.0.1:80"),
         ("VAMP_QUEUE_LENGTH", "many"),
         ("VAMP_IMAGE_FORMATS", ""),
         ("VAMP_IMAGE_FORMATS", "png,"),
@@ -86,6 +100,11 @@ def test_cache_urls_that_are_taken(monkeypatch: pytest.MonkeyPatch, value: str) 
         ("VAMP_CACHE_URL", "redis://cache:port"),
         ("VAMP_CACHE_URL", "redis://cache/first"),
         ("VAMP_CACHE_URL", "redis://cache?sockett_timeout=3"),
+        ("VAMP_CACHE_URL", "redis://cache?decode_responses=yes"),
+        ("VAMP_RATE_LIMIT", f"{10**10}/minute"),
+        ("VAMP_RATE_LIMIT", "1/999999999999 years"),
+        ("VAMP_RATE_LIMIT", "1e400/minute"),
+        ("VAMP_RATE_LIMIT", "9" * 5000 + "/minute"),
     ],
 )
 def test_a_bad_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -95,6 +114,145 @@ def test_a_bad_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name:
     message = str(caught.value)
     assert name in message
     assert "\n" not in message
+
+
+NUMBERS = [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
+
+
+@pytest.mark.parametrize(
+    "value", ["1e400", "-1e400", "inf", "-inf", "nan", "-1", "9" * 30, "9" * 400, "9" * 5000, "1e30", "", "0x10", "1,5"]
+)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_bounds(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    variable = f"VAMP_{name.upper()}"
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    message = str(caught.value)
+    assert message.startswith(f"Bad setting: {variable} ")
+    assert "\n" not in message
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_may_be_as_large_as_its_bound(name: str) -> None:
+    field: Any = Settings.model_fields[name]
+    (most,) = [item.le for item in field.metadata if hasattr(item, "le")]
+    room = {"held_body_bytes": 2**40, "decoding_pixels": 10**12}  # at least the largest body, and image
+    assert getattr(Settings(**(room | {name: most})), name) == most
+
+
+LINKS = {
+    "VAMP_PORT": "tcp://10.96.12.7:8000",
+    "VAMP_SERVICE_HOST": "10.96.12.7",
+    "VAMP_SERVICE_PORT": "8000",
+    "VAMP_SERVICE_PORT_HTTP": "8000",
+    "VAMP_PORT_8000_TCP": "tcp://10.96.12.7:8000",
+    "VAMP_PORT_8000_TCP_PROTO": "tcp",
+    "VAMP_PORT_8000_TCP_PORT": "8000",
+    "VAMP_PORT_8000_TCP_ADDR": "10.96.12.7",
+    "VAMP_PORT_53_UDP_ADDR": "fd00::7",
+    "VAMP_REDIS_SERVICE_HOST": "10.96.12.8",
+    "VAMP_REDIS_PORT": "tcp://10.96.12.8:6379",
+    "VAMP_NAME": "/web/vamp",
+    "VAMP_ENV_PYTHON_VERSION": "3.11",
+}
+
+
+def test_variables_that_announce_a_service_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("VAMP_QUEUE_LENGTH", "7")
+    settings = load_settings()
+    assert (settings.port, settings.queue_length) == (8000, 7)
+    assert ignored_variables() == sorted(LINKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VAMP_SERVICE_HOST", "not an address"),
+        ("VAMP_SERVICE_PORT", "http"),
+        ("VAMP_SERVICE_PORTS", "8000"),
+        ("VAMP_PORT_8000_TCP", "8000"),
+        ("VAMP_PORT_TCP", "tcp://10.96.12.7:8000"),
+        ("VAMP_PORT_8000_TCP_PROTO", "http"),
+        ("VAMP_REDIS_PORT", "6379"),
+        ("VAMP_NAME", "vamp"),
+        ("vamp_service_port", "8000"),
+    ],
+)
+def test_other_variables_of_the_same_names_are_not(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name} is not a setting"):
+        load_settings()
+
+
+def without_store(store: Path) -> None:
+    store.rename(store.with_name("moved"))
+
+
+def as_file(store: Path) -> None:
+    without_store(store)
+    store.touch()
+
+
+def without_default(store: Path) -> None:
+    (store / Settings.model_fields["default_model"].default).rename(store / "renamed")
+
+
+def without_cards(store: Path) -> None:
+    for card in (store / Settings.model_fields["default_model"].default).glob("*/card.json"):
+        card.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_store, r"VAMP_MODEL_STORE is .*, but there is no folder /.*"),
+        (as_file, r"VAMP_MODEL_STORE is .*, but /.* is not a folder"),
+        (without_default, r"VAMP_DEFAULT_MODEL is static.*, but /.* has only the models faces, renamed"),
+        (without_cards, r"VAMP_DEFAULT_MODEL is static.*, but /.* has no version with a card.json"),
+    ],
+)
+def test_a_store_without_the_default_model_stops_the_start(
+    store: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(store)
+    with pytest.raises(SettingsError, match=f"^Bad setting: {message}$"):
+        load_settings()
+
+
+def test_a_version_that_is_not_there_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAMP_DEFAULT_MODEL", "faces@3")
+    with pytest.raises(SettingsError, match=r"VAMP_DEFAULT_MODEL is faces@3, but .* has only the versions 1, 2 with"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "path", [".", Settings.model_fields["default_model"].default], ids=["the store", "the default model"]
+)
+def test_a_store_that_may_not_be_read_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, unprivileged: Any, shared_folder: Path, store: Path, path: str
+) -> None:
+    (shared_folder / "store").mkdir()
+    for name in ("faces", Settings.model_fields["default_model"].default):
+        (shared_folder / "store" / name / "1").mkdir(parents=True)
+        (shared_folder / "store" / name / "1" / "card.json").touch()
+    monkeypatch.setenv("VAMP_MODEL_STORE", str(shared_folder / "store"))
+    load_settings()
+    (shared_folder / "store" / path).chmod(0)
+    with unprivileged(), pytest.raises(SettingsError, match=f"permission denied: {shared_folder}"):
+        load_settings()
+
+
+def test_a_store_that_does_not_answer_does_not_keep_the_start_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr("service.settings.check_store", lambda *_: answered.wait(120))
+    monkeypatch.setattr("service.settings.STORE_CHECK_SECONDS", 0.01)
+    load_settings()
+    assert not answered.is_set()
+    answered.set()
 
 
 @pytest.mark.parametrize(("there", "device", "good"), [(0, "cuda", False), (1, "cuda", True), (1, "cuda:1", False)])

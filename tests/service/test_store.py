@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from service.errors import ModelNotFound, NotReady
 from service.metrics import Metrics
 from service.settings import Settings
 from service.store import ModelStore
+from service.threads import start_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +30,14 @@ async def opened(folder: Path, **settings: Any) -> AsyncIterator[ModelStore]:
         yield store
     finally:
         store.close(60)
-        assert not [thread for thread in set(threading.enumerate()) - others if thread.name.startswith("engine-")]
+        await until(lambda: not any(t.name.startswith("engine-") for t in set(threading.enumerate()) - others))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up, "what the test waits for did not happen"
+        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +70,7 @@ async def test_a_default_model_that_is_not_there_is_logged(
     async with opened(tmp_path) as store:
         await store.load()
         assert not store.ready
-    assert "the default model tiny is not there, only other@1" in caplog.text
+    assert "the default model tiny is not there; there are: other@1" in caplog.text
 
 
 def rename(folder: Path) -> None:
@@ -74,12 +83,26 @@ def renumber(folder: Path) -> None:
     (folder / "card.json").write_text(json.dumps(card))
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link(path: Path, target: Path) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "card_of_another_version": rename,
     "card_of_another_network": renumber,
     "card_is_empty": lambda folder: (folder / "card.json").write_text(""),
     "card_is_a_folder": lambda folder: ((folder / "card.json").unlink(), (folder / "card.json").mkdir()),
     "weights_are_missing": lambda folder: (folder / "model.safetensors").unlink(),
+    "card_is_a_pipe": lambda folder: pipe(folder / "card.json"),
+    "weights_are_a_pipe": lambda folder: pipe(folder / "model.safetensors"),
+    "weights_are_a_device": lambda folder: link(folder / "model.safetensors", Path("/dev/zero")),
+    "card_is_a_device": lambda folder: link(folder / "card.json", Path("/dev/zero")),
     "weights_are_empty": lambda folder: (folder / "model.safetensors").write_bytes(b""),
 }
 
@@ -115,50 +138,129 @@ async def test_what_is_no_checkpoint_is_passed_over(save_model: Any, tmp_path: P
         assert store.refusals == []
 
 
-async def test_the_default_model_answers_while_others_load(save_model: Any, tmp_path: Path) -> None:
-    save_model(tmp_path, "tiny", "1", seed=1)
-    async with blocked(save_model, tmp_path, "alpha") as (store, unblock):
+async def test_checkpoints_may_be_links(save_model: Any, tmp_path: Path) -> None:
+    """As Kubernetes mounts a ConfigMap."""
+    folder = save_model(tmp_path / "elsewhere", "tiny", "1", seed=1)
+    for name in ("card.json", "model.safetensors"):
+        (folder / name).rename(folder / f"..{name}")
+        (folder / name).symlink_to(f"..{name}")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "tiny").symlink_to(tmp_path / "elsewhere" / "tiny")
+    async with opened(tmp_path / "store") as store:
+        await store.load()
+        assert store.ready
+
+
+async def test_the_default_model_answers_while_others_load(save_model: Any, hold_loading: Any, tmp_path: Path) -> None:
+    for name in ("alpha", "tiny"):
+        save_model(tmp_path, name, "1", seed=1)
+    unblock = hold_loading("alpha")
+    async with opened(tmp_path) as store:
         loading = asyncio.create_task(store.load())
-        while not (store.models and computes("alpha@1")):
-            await asyncio.sleep(0.01)
+        await until(lambda: store.models and computes("alpha@1"))
         assert store.resolve(None).reference == "tiny@1"
         assert not store.ready
         with pytest.raises(NotReady):
             store.resolve("alpha")
-        await unblock()
+        unblock.set()
         await loading
         assert store.ready
         assert store.resolve("alpha").reference == "alpha@1"
 
 
-async def test_a_stop_while_a_model_loads_is_quiet(save_model: Any, tmp_path: Path) -> None:
-    """An exception in the compute thread would fail this test."""
-    async with blocked(save_model, tmp_path, "tiny") as (store, unblock):
+async def test_a_model_that_never_loads_does_not_block_the_others(
+    save_model: Any, hold_loading: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.STALL_SECONDS", 0.01)
+    for name in ("alpha", "tiny", "zebra"):
+        save_model(tmp_path, name, "1", seed=1)
+    unblock = hold_loading("alpha")
+    async with opened(tmp_path) as store:
         loading = asyncio.create_task(store.load())
-        while not computes("tiny@1"):
-            await asyncio.sleep(0.01)
+        await until(lambda: store.ready and len(store.models) == 2)
+        assert [model.reference for model in store.models] == ["tiny@1", "zebra@1"]
+        assert store.loading
+        with pytest.raises(NotReady, match="alpha"):
+            store.resolve("alpha")
+        unblock.set()
+        await loading
+        assert not store.loading
+        assert store.resolve("alpha").reference == "alpha@1"
+        assert store.refusals == []
+
+
+async def test_a_store_that_never_answers_does_not_keep_a_stop_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung, never = threading.Event(), threading.Event()
+
+    def hang(_: Path) -> list[Path]:
+        hung.set()
+        never.wait(120)
+        return []
+
+    monkeypatch.setattr("service.store.find_names", hang)
+    async with opened(tmp_path) as store:
+        loading = asyncio.create_task(store.load())
+        await until(hung.is_set)
+        assert "models are loading" in store.unready_reason
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
-        await unblock()
+        assert loading.cancelled()
+        async with asyncio.timeout(30):
+            await asyncio.get_running_loop().shutdown_default_executor()  # which joins the threads of `to_thread`
+    never.set()
+
+
+async def test_closing_does_not_wait_for_each_engine_in_turn(
+    save_model: Any, hold_loading: Any, tmp_path: Path
+) -> None:
+    save_model(tmp_path, "tiny", "1", seed=1)
+    unblock = hold_loading("tiny")
+    async with opened(tmp_path) as store:
+        loading = asyncio.create_task(store.load())
+        await until(lambda: computes("tiny@1"))
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        closed = start_thread(store.close, 10**6)  # seconds
+        await asyncio.wait_for(asyncio.wrap_future(closed), 60)
+        assert computes("tiny@1")
+        unblock.set()
+
+
+async def test_a_stop_while_a_model_loads_is_quiet(save_model: Any, hold_loading: Any, tmp_path: Path) -> None:
+    """An exception in the compute thread would fail this test."""
+    save_model(tmp_path, "tiny", "1", seed=1)
+    unblock = hold_loading("tiny")
+    async with opened(tmp_path) as store:
+        loading = asyncio.create_task(store.load())
+        await until(lambda: computes("tiny@1"))
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        unblock.set()
+
+
+async def test_what_may_not_be_read_is_refused_with_the_reason(
+    save_model: Any, unprivileged: Any, shared_folder: Path
+) -> None:
+    save_model(shared_folder, "tiny", "1", seed=1)
+    save_model(shared_folder, "tiny", "2", seed=2)
+    for name in ("alpha", "beta", "gamma"):
+        save_model(shared_folder, name, "1", seed=3)
+    (shared_folder / "alpha").chmod(0)
+    (shared_folder / "beta" / "1").chmod(0)
+    (shared_folder / "gamma" / "1" / "model.safetensors").chmod(0)
+    (shared_folder / "tiny" / "2" / "card.json").chmod(0)
+    with unprivileged():
+        async with opened(shared_folder) as store:
+            await store.load()
+            assert store.ready
+            assert [model.reference for model in store.models] == ["tiny@1"]
+            reasons = {refusal.reference: refusal.reason.lower() for refusal in store.refusals}
+    assert set(reasons) == {"alpha", "beta@1", "gamma@1", "tiny@2"}
+    assert all("permission denied" in reason for reason in reasons.values()), reasons
 
 
 def computes(reference: str) -> bool:
     """Whether the model's compute thread is there, where it loads the weights."""
     return any(thread.name == f"engine-{reference}" for thread in threading.enumerate())
-
-
-def blocked(
-    save_model: Any, folder: Path, name: str
-) -> AbstractAsyncContextManager[tuple[ModelStore, Callable[[], Awaitable[int]]]]:
-    """A store with a model that loads only once the function is called."""
-    weights = save_model(folder, name, "1", seed=1) / "model.safetensors"
-    payload = weights.read_bytes()
-    weights.unlink()
-    os.mkfifo(weights)  # whoever reads it waits for whoever writes it
-
-    @asynccontextmanager
-    async def store() -> AsyncIterator[tuple[ModelStore, Callable[[], Awaitable[int]]]]:
-        async with opened(folder) as opened_store:
-            yield opened_store, lambda: asyncio.to_thread(weights.write_bytes, payload)
-
-    return store()

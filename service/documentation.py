@@ -1,0 +1,76 @@
+"""Swagger UI without a CDN, and what the OpenAPI document says about keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import RedirectResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from service.middleware import OPEN_PATHS
+from service.settings import Settings
+
+__all__ = ["install_documentation"]
+
+STATIC_PATH = "/static-offline-docs"
+STATIC_FOLDER = Path(fastapi_offline.__file__).parent / "static"
+KEY_SCHEME: dict[str, Any] = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "X-API-Key",
+    "description": "One of the keys in `VAMP_API_KEYS`.",
+}
+
+
+def install_documentation(app: FastAPI, settings: Settings) -> None:
+    """Add `/docs` with its files, a redirect from `/`, and if keys are set, their header to the OpenAPI document."""
+
+    async def docs(request: Request) -> Response:
+        root = request.scope.get("root_path", "").rstrip("/")
+        return get_swagger_ui_html(
+            openapi_url=f"{root}{app.openapi_url}",
+            title=f"{app.title} - Swagger UI",
+            swagger_js_url=f"{root}{STATIC_PATH}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{STATIC_PATH}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{STATIC_PATH}/favicon.png",
+            swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
+        )
+
+    async def root(request: Request) -> Response:
+        return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs")
+
+    app.add_route("/", root, include_in_schema=False)
+    app.add_route("/docs", docs, include_in_schema=False)
+    app.mount(STATIC_PATH, WholeFiles(directory=STATIC_FOLDER), name="static-offline-docs")
+    if settings.api_key_list():
+        _document_key(app)
+
+
+class WholeFiles(StaticFiles):
+    """Static files without ranges, whose errors Starlette answers as plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the whole file."""
+        if "headers" in scope:
+            scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
+        await super().__call__(scope, receive, send)
+
+
+def _document_key(app: FastAPI) -> None:
+    """Name the header of the key in the OpenAPI document, for each operation that needs one."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        document.setdefault("components", {})["securitySchemes"] = {"ApiKey": KEY_SCHEME}
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                operation["security"] = [] if OPEN_PATHS.fullmatch(path) else [{"ApiKey": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
