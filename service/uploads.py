@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
 from service.forms import read_form_files
 from service.images import check_pixels, check_size, fit_to_model, format_names, open_image
 from service.json_images import read_json_images
+from service.memory import give_back_freed_memory
 from service.pixels import OpenedImage
 from service.schemas import EXAMPLE_PNG
 from service.settings import Settings
@@ -27,6 +29,9 @@ __all__ = ["UPLOAD_BODY", "ModelImages", "UploadReader", "document_limits"]
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
 DECODING_THREADS = 4
+
+LARGE_BYTES, LARGE_PIXELS = 1 << 20, 1 << 18
+"""Uploads beyond either leave so much freed memory behind that it is given back once no other is in hand."""
 
 SMALL_BYTES, SMALL_PIXELS = 4096, 64 * 64
 """A body of one image below both is read on the event loop: that takes 0.1 ms, and in a thread five times as long while
@@ -103,6 +108,7 @@ class UploadReader:
             settings.decoding_pixels, "The service decodes as many pixels as it can; send the images again."
         )
         self._threads = ThreadPoolExecutor(DECODING_THREADS, "decode")
+        self._large = False  # an upload since memory was given back was large
 
     def close(self) -> None:
         """Decode nothing more."""
@@ -133,10 +139,19 @@ class UploadReader:
             return await asyncio.wrap_future(work)
         finally:
             if work is None:
-                hold.release()
+                self._release(hold)
             else:  # a thread cannot be cancelled: it holds the body until it has noticed
                 stop.set()
-                work.add_done_callback(lambda _: hold.release())
+                work.add_done_callback(lambda _: self._release(hold))
+
+    def _release(self, hold: _Hold) -> None:
+        """Count a body off, and give freed memory back after the last large upload."""
+        self._large = self._large or hold.amount > LARGE_BYTES
+        hold.release()
+        if self._large and self.body_bytes.used < LARGE_BYTES and self.pixels.used < LARGE_PIXELS:
+            self._large = False
+            with contextlib.suppress(RuntimeError):  # the service stops
+                self._threads.submit(give_back_freed_memory)
 
     def _read(self, content_type: str, body: bytes, target: _Target, stop: threading.Event) -> ModelImages:
         files = self._split(content_type, body)
@@ -178,6 +193,7 @@ class UploadReader:
         self, files: Sequence[tuple[str, bytes]], images: list[OpenedImage], target: _Target, stop: threading.Event
     ) -> ModelImages:
         fitted = np.empty((len(images), *target.shape), np.uint8)
+        self._large = self._large or max(image.pixels for image in images) > LARGE_PIXELS
         with self.pixels.hold(max(image.pixels for image in images)):
             for index, image in enumerate(images):
                 if stop.is_set():
