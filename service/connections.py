@@ -169,7 +169,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._reading = Reading.HEAD
         if self._linger_timer is not None:
-            self.transport.close()
+            self._linger_timer.cancel()
+            self._linger_timer = None
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.transport.close)
 
     def on_response_complete(self) -> None:
         """Wait for the client to take the answer, and to end its request if it was answered early."""

@@ -233,11 +233,21 @@ def test_a_client_that_reads_no_answer_is_dropped(serve: Any) -> None:
         service.until(lambda: refused(service, "unread") == 1)
 
 
-def test_an_answer_before_the_end_of_a_body_ends_the_connection(serve: Any) -> None:
+def test_after_an_early_answer_the_rest_of_a_body_is_passed_over(serve: Any) -> None:
     with serve(max_body_bytes=1000) as service, connect(service) as connection:
         connection.sendall(b"POST /loglik HTTP/1.1\r\nHost: test\r\nContent-Length: 5000\r\n\r\n" + bytes(100))
         assert read_answer(connection)[0] == 413
-        connection.sendall(bytes(4900))
+        connection.sendall(bytes(4900) + LIVE)
+        assert read_answer(connection)[0] == 200
+
+
+def test_after_an_early_answer_the_rest_of_a_body_is_not_awaited_for_ever(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.connections.LINGER_SECONDS", 0.2)
+    with serve(max_body_bytes=1000) as service, connect(service) as connection:
+        connection.sendall(b"POST /loglik HTTP/1.1\r\nHost: test\r\nContent-Length: 5000\r\n\r\n" + bytes(100))
+        assert read_answer(connection)[0] == 413
         assert read_all(connection) == b""
 
 
