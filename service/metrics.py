@@ -78,7 +78,7 @@ class Metrics:
         )
         self.job_compute_seconds = Histogram(
             "vampprior_job_compute_seconds",
-            "Compute time of a job, summed over its steps; steps that run at the same time each count in full.",
+            "Time from a job's first computation to its end.",
             ["model", "operation"],
             buckets=SECONDS,
             registry=registry,

@@ -33,7 +33,6 @@ class Ticket:
         self.steps = 0
         self.admitted = time.perf_counter()
         self.started: float | None = None
-        self.compute_seconds = 0.0
 
     @property
     def done(self) -> bool:
@@ -94,11 +93,9 @@ class Step:
 
     def end(self, started: float) -> list[Ticket]:
         """Note that it was computed, since that time; the jobs that are done with it."""
-        seconds = time.perf_counter() - started
         for ticket in self.rows:
             ticket.steps -= 1
-            ticket.started = ticket.started or started
-            ticket.compute_seconds += seconds
+            ticket.started = min(started, ticket.started or started)
         return [ticket for ticket in self.rows if ticket.done]
 
 

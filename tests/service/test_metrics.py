@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from typing import Any
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
@@ -37,3 +40,14 @@ def test_the_process_is_measured() -> None:
     body = Metrics().render()[0]
     assert b"process_resident_memory_bytes" in body
     assert b"python_info" in body
+
+
+def test_the_compute_time_of_a_job_is_within_the_time_of_its_request(serve: Any, pngs: list[bytes]) -> None:
+    with serve(threads=4) as service:
+        begin = time.perf_counter()
+        answer = service.client.post(
+            "/loglik?num_samples=50000", content=pngs[0], headers={"Content-Type": "image/png"}
+        )
+        elapsed = time.perf_counter() - begin
+        assert answer.status_code == 200
+        assert 0 < service.metric("vampprior_job_compute_seconds_sum", operation="loglik") < elapsed
