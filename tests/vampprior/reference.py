@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from vampprior.checkpoint import load_checkpoint
-from vampprior.likelihood import RunningLogMeanExp, log_importance_weights
 from vampprior.models import LatentModel
 
 FILE = Path(__file__).with_name("checkpoints.json")
@@ -28,9 +27,8 @@ def own_images(model: LatentModel) -> Tensor:
     rng = np.random.default_rng(1)
     noise = torch.from_numpy(rng.standard_normal((NUM_IMAGES, model.noise_dim)))
     uniform = torch.from_numpy(rng.random((NUM_IMAGES, model.config.num_pixels)))
-    mixture = model.prior_mixture()
-    latents = model.descend(mixture.component(torch.arange(NUM_IMAGES)), noise)
-    images = model.draw_image(latents, uniform) if model.autoregressive else model.mean_image(latents)
+    components, pixel_noise = torch.arange(NUM_IMAGES), uniform if model.autoregressive else None
+    images = model.sample(component=components, noise=noise, pixel_noise=pixel_noise)
     return (255.0 * images).round().to(torch.uint8)
 
 
@@ -48,21 +46,20 @@ def numbers_of(folder: Path, dtype: torch.dtype) -> dict[str, list[float]]:
     x = model.likelihood.from_bytes(gray).to(dtype)
     mixture = model.prior_mixture()
     noise = normal(NUM_IMAGES, NUM_SAMPLES, model.noise_dim)
-    log_weights = log_importance_weights(model, x, model.condition(x), noise, mixture)
-    running = RunningLogMeanExp(NUM_IMAGES)
-    running.update(log_weights)
+    log_weights = torch.stack([model.elbo(x, noise[:, s]).value for s in range(NUM_SAMPLES)], 1)
+    score = model.log_likelihood(x, NUM_SAMPLES, noise=noise)
     elbo = model.elbo(x, noise[:, 0])
     components = torch.arange(2) % len(mixture.mean)
-    latents = model.descend(mixture.component(components), normal(2, model.noise_dim))
+    noise = normal(2, model.noise_dim)
     uniform = torch.from_numpy(rng.random((2, model.config.num_pixels))).to(dtype)
     # gray levels are not drawn here, since their sampler may change where the density does not
-    drawn = [model.draw_image(latents, uniform)] if model.likelihood.binary else []
-    shown = drawn if model.autoregressive else [model.mean_image(latents), *drawn]
-    posteriors = model.posteriors(x)
+    drawn = [model.sample(component=components, noise=noise, pixel_noise=uniform)] if model.likelihood.binary else []
+    shown = drawn if model.autoregressive else [model.sample(component=components, noise=noise), *drawn]
+    posteriors = model.encode(x)
     top = next(iter(posteriors.values()))
     numbers = {
         "log_weights": log_weights.flatten(),
-        "log_likelihood": running.result().value,
+        "log_likelihood": score.value,
         "elbo": elbo.value,
         "reconstruction": elbo.reconstruction,
         "log_prior": mixture.log_prob(top.mean),
