@@ -14,7 +14,7 @@ from benchmarks.machine import Options
 from benchmarks.measure import AtLeast, AtMost, Claim, Series, ratio, seconds_of
 from benchmarks.results import Result
 from benchmarks.servers import redis, running
-from vampprior.likelihood import log_likelihood
+from vampprior.importance import log_likelihood
 
 __all__ = [
     "cache_hit",

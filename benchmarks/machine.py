@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from hardware import available_threads, device_name
 from training.machine import settle_precision
-from vampprior.machine import available_threads, device_name
 
 __all__ = ["CHECKPOINT", "DIGIT", "ROOT", "Options", "describe_machine"]
 

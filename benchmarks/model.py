@@ -16,8 +16,7 @@ from benchmarks.results import Result
 from service.images import decode_image
 from vampprior import ModelConfig, build_model
 from vampprior.checkpoint import load_checkpoint
-from vampprior.crew import crew_of
-from vampprior.likelihood import log_likelihood
+from vampprior.importance import log_likelihood
 from vampprior.models import HVAE, PixelHVAE
 
 __all__ = ["NUM_SAMPLES", "against_matrix_products", "against_naive", "cached_pixels", "load_model_and_image"]
@@ -42,19 +41,15 @@ def against_naive(options: Options) -> Result:
 
 
 def against_matrix_products(options: Options) -> Result:
-    """The log-likelihood of one image against the matrix products in it and nothing else, shared out likewise."""
+    """The log-likelihood of one image against the matrix products in it and nothing else."""
     model, x = load_model_and_image(options)
-    crew = crew_of(options.threads)
-    products = [MatrixProducts() for _ in range(crew.size)]
-    torch.set_num_threads(1)  # those of helpers could not be taken down
-    for share in products:
-        with share:
-            log_likelihood(model, x, num_samples=NUM_SAMPLES // crew.size)
-    torch.set_num_threads(crew.size)
+    products = MatrixProducts()
+    with products:
+        log_likelihood(model, x, num_samples=NUM_SAMPLES)
     times = take_turns(
         {
             "log_likelihood": seconds_of(lambda: log_likelihood(model, x, num_samples=NUM_SAMPLES)),
-            "matrix products": seconds_of(lambda: crew.map(MatrixProducts.replay, products)),
+            "matrix products": seconds_of(products.replay),
         },
         rounds=4 * options.rounds,  # they are short
         unit="s",
@@ -62,8 +57,8 @@ def against_matrix_products(options: Options) -> Result:
     overhead = ratio("time over that of its matrix products", times["log_likelihood"], times["matrix products"])
     settings = {
         "num_samples": NUM_SAMPLES,
-        "matrix_products": sum(len(share.calls) for share in products),
-        "flops": sum(share.flops for share in products),
+        "matrix_products": len(products.calls),
+        "flops": products.flops,
     }
     return Result([*times.values()], [Claim(overhead, AtMost(1.4))], settings)
 
@@ -73,9 +68,9 @@ def cached_pixels(options: Options) -> Result:
     torch.set_num_threads(options.threads)
     model = build_model(ModelConfig(model="pixel_hvae")).requires_grad_(False).eval()
     assert isinstance(model, PixelHVAE)
-    z1, z2 = torch.randn(NUM_DRAWN, model.config.z1_dim), torch.randn(NUM_DRAWN, model.config.z2_dim)
+    z2, z1 = torch.randn(NUM_DRAWN, model.config.z2_dim), torch.randn(NUM_DRAWN, model.config.z1_dim)
     uniform = torch.rand(NUM_DRAWN, model.config.num_pixels)
-    arguments = (z1, z2, uniform, model.likelihood)
+    arguments = (z2, z1, uniform, model.likelihood)
     model.p_x.sample(*arguments)  # a first time that does not count; full passes are 784 times the same
     full = Series("sample_by_full_passes", "s", [seconds_of(lambda: model.p_x.sample_by_full_passes(*arguments))()])
     cached = Series("sample", "s", [seconds_of(lambda: model.p_x.sample(*arguments))()])

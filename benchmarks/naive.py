@@ -38,7 +38,7 @@ def _log_weights(model: HVAE, x: Tensor) -> Tensor:
     z2 = _draw(*q_z2)
     q_z1 = model.q_z1(model.q_z1.image_half(x), z2)
     z1 = _draw(*q_z1)
-    log_p = _log_bernoulli(x, model.p_x(z1, z2)) + _log_normal(z1, *model.p_z1(z2)) + _log_prior(model, z2)
+    log_p = _log_bernoulli(x, model.p_x(z2, z1)) + _log_normal(z1, *model.p_z1(z2)) + _log_prior(model, z2)
     return log_p - _log_normal(z1, *q_z1) - _log_normal(z2, *q_z2)
 
 

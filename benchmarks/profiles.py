@@ -18,7 +18,7 @@ from benchmarks.measure import Series
 from benchmarks.model import load_model_and_image
 from benchmarks.results import Result
 from benchmarks.servers import running
-from vampprior.likelihood import log_importance_weights
+from vampprior.importance import chunk_rows
 
 __all__ = ["chunk", "processors"]
 
@@ -48,13 +48,13 @@ def chunk(options: Options) -> Result:
     """Self time of the operations in a chunk of importance samples, on one thread, by kind."""
     model, x = load_model_and_image(options)
     torch.set_num_threads(1)
-    rows = model.chunk_rows
+    rows = chunk_rows(model)
     with torch.inference_mode():
         context, mixture = model.condition(x), model.prior_mixture()
         noise = torch.randn(1, rows, model.noise_dim)
 
         def weigh() -> None:
-            log_importance_weights(model, x, context, noise, mixture)
+            model.log_ratio(x, context, noise[0], mixture)
 
         weigh()
         with profile(activities=[ProfilerActivity.CPU]) as found:

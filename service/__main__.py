@@ -16,11 +16,11 @@ import contextlib
 import logging
 import sys
 
+from hardware import keep_freed_memory
 from service.app import create_app
 from service.middleware import configure_logging
 from service.server import Server
 from service.settings import SettingsError, load_settings
-from vampprior.machine import keep_freed_memory
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vampprior.checkpoint import CARD_FILE
+from vampprior.card import CARD_FILE
 
 __all__ = ["StoreError", "check_store", "describe_error", "find_names", "find_versions"]
 

@@ -174,12 +174,12 @@ class Engine:
             return not self._closed
 
     def _call_helper(self) -> None:
-        """Have one more of the crew take a turn, if there is work for it; called with the lock held."""
+        """Have one more thread of the pool take a turn if there is work; called with the lock held."""
         if (self._light or self._heavy) and not self._closed and self.runtime.done():
-            crew = self.runtime.result().crew
-            if self._helpers < crew.size - 1:
+            pool = self.runtime.result().pool
+            if self._helpers < pool.size - 1:
                 self._helpers += 1
-                crew.call(self._help)
+                pool.call(self._help)
 
     def _help(self) -> None:
         try:

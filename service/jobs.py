@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.noise import component_noise, latent_noise, pixel_noise
+from service.thread_pool import ThreadPool
 from service.tracing import Programs
-from vampprior.crew import Crew
 from vampprior.distributions import Mixture
-from vampprior.models import LatentModel, Latents
+from vampprior.importance import chunk_rows
+from vampprior.models import LatentModel
 
 __all__ = [
     "BLOCK_ROWS",
@@ -44,37 +45,44 @@ BLOCK_ROWS = 16
 """Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
 whatever it was batched with."""
 
+STEP_BYTES = 1 << 21
+"""Memory of the largest tensor of a step: larger ones are no faster and keep other work waiting."""
 SHORT_STEP = 1 / 8
-"""Of the rows that a model best computes at once: a step of fewer is not worth a thread of its own."""
+"""Length of the shortest step worth a thread of its own, as a share of the longest."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A loaded model, what is computed once for it, and the threads that compute with it."""
+    """A loaded model, its prior, and the threads that compute with it."""
 
     model: LatentModel
     mixture: Mixture
     device: torch.device
-    crew: Crew
+    pool: ThreadPool
     programs: Programs = field(default_factory=Programs)
+
+    @cached_property
+    def long_step(self) -> int:
+        """Rows of the longest step."""
+        return max(1, chunk_rows(self.model, STEP_BYTES) // BLOCK_ROWS) * BLOCK_ROWS
 
     @property
     def short_step(self) -> int:
-        """Rows of a log-likelihood's step while light jobs come, which wait for it: less efficient, and sooner over."""
-        return max(1, int(SHORT_STEP * self.model.chunk_rows) // BLOCK_ROWS) * BLOCK_ROWS
+        """Rows of a step of a log-likelihood while light jobs arrive, which wait for it to end."""
+        return max(1, int(SHORT_STEP * self.long_step) // BLOCK_ROWS) * BLOCK_ROWS
 
     def step(self, waiting: int) -> int:
         """Rows of a step where so many wait: a part for every thread, but neither too few nor too many."""
-        part = math.ceil(waiting / self.crew.size / BLOCK_ROWS) * BLOCK_ROWS
-        return min(max(part, self.short_step), self.model.chunk_rows)
+        part = math.ceil(waiting / self.pool.size / BLOCK_ROWS) * BLOCK_ROWS
+        return min(max(part, self.short_step), self.long_step)
 
     @cached_property
     def _edges(self) -> NDArray[np.float64]:
         """Where the unit interval is cut into the components' weights."""
         return self.mixture.log_weights.double().exp().cumsum(0).cpu().numpy()
 
-    def choose(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Components drawn with the prior's weights, as `Mixture.choose` does it; needs no torch, so any thread may."""
+    def sample_index(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Components drawn with the prior's weights, as by `Mixture.sample_index`, without torch."""
         index = np.searchsorted(self._edges, uniform * self._edges[-1], side="right")
         return index.clip(max=len(self._edges) - 1)
 
@@ -190,15 +198,13 @@ class SampleJob(RowsJob[Array]):
     ) -> None:
         model = runtime.model
         chosen = component is not None
-        components = np.full(n, component) if chosen else runtime.choose(component_noise(n, seed))
+        components = np.full(n, component) if chosen else runtime.sample_index(component_noise(n, seed))
         noise = np.float32(temperature) * latent_noise(model, n, seed)
         super().__init__(components, noise, *pixel_noise(model, n, seed, draw=draw))
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
-        components, noise, *pixels = inputs
-        latents = runtime.model.descend(runtime.mixture.component(components), noise)
-        return (_render(runtime.model, latents, *pixels),)
+        return (_sample(runtime, *inputs),)
 
     def result(self) -> Array:
         return self.columns()[0]
@@ -221,8 +227,7 @@ class ReconstructJob(RowsJob[Array]):
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
         gray, noise, *pixels = inputs
         x = runtime.model.likelihood.from_bytes(gray)
-        posterior = runtime.model.infer(runtime.model.condition(x), noise, runtime.mixture)
-        return (_render(runtime.model, posterior.latents, *pixels),)
+        return (runtime.model.reconstruct(x, noise=noise, pixel_noise=pixels[0] if pixels else None),)
 
     def result(self) -> Array:
         return self.columns()[0]
@@ -254,7 +259,7 @@ class EncodeJob(RowsJob[Encoding]):
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
         x = runtime.model.likelihood.from_bytes(inputs[0])
-        posteriors = list(runtime.model.posteriors(x).values())
+        posteriors = list(runtime.model.encode(x).values())
         means, stds = [q.mean for q in posteriors], [q.std for q in posteriors]
         return (*means, *stds, runtime.mixture.responsibilities(means[0]))
 
@@ -280,17 +285,14 @@ class DecodeJob(RowsJob[Array]):
 
     @classmethod
     def compute(cls, runtime: Runtime, *inputs: Tensor) -> tuple[Tensor, ...]:
-        components, noise, *pixels = inputs
-        latents = runtime.model.descend(runtime.mixture.component(components), noise)
-        return (_render(runtime.model, latents, *pixels),)
+        return (_sample(runtime, *inputs),)
 
     def result(self) -> Array:
         return self.columns()[0]
 
 
-def _render(model: LatentModel, latents: Latents, pixels: Tensor | None = None) -> Tensor:
-    """The mean image, or with uniform numbers for the pixels a drawn one."""
-    return model.mean_image(latents) if pixels is None else model.draw_image(latents, pixels)
+def _sample(runtime: Runtime, components: Tensor, noise: Tensor, pixel_noise: Tensor | None = None) -> Tensor:
+    return runtime.model.sample(component=components, noise=noise, pixel_noise=pixel_noise, mixture=runtime.mixture)
 
 
 def padded(rows: NDArray[Any]) -> NDArray[Any]:

@@ -54,8 +54,16 @@ class ScoredImage(BaseModel):
     elbo: float = Field(description="Evidence lower bound in nats, from the same samples.", examples=[-75.2])
     effective_sample_size: float = Field(
         description="(sum w)^2 / sum w^2 of the importance weights, from 1 to `num_samples`; where it is small, the "
-        "estimate hangs on a few samples and its standard error is a guess.",
+        "estimate depends on a few samples.",
         examples=[412.0],
+    )
+    pareto_k: float | None = Field(
+        description="Pareto k-hat, the shape of the tail of the importance weights; null with fewer than 25 samples.",
+        examples=[0.55],
+    )
+    reliability: Literal["good", "low"] = Field(
+        description="Whether `standard_error` can be believed: `good` if `pareto_k` is below 0.7. Otherwise the "
+        "estimate is probably too low, by more than its standard error; ask for more samples.",
     )
     percentile: float | None = Field(
         description="Per cent of the model's own test images that are less likely, 0 to 100; null if the checkpoint "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.jobs import BLOCK_ROWS, Array, Compute, Gray, Job, Runtime, padded
 from service.noise import seeded_generator
-from vampprior.likelihood import LogLikelihood, RunningLogMeanExp, log_importance_weights
+from vampprior.importance import LogLikelihood
 from vampprior.models import LatentModel
 
 __all__ = ["LogLikelihoodJob"]
@@ -34,7 +34,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         self.noise_dim = model.noise_dim
         self.claimed = False  # whether a step was given the image to encode
         self.condition: tuple[Tensor, ...] = ()  # the image and its context, once they are computed
-        self.log_weights: dict[int, Array] = {}  # by the number of samples that come after them
+        self.samples: dict[int, Array] = {}  # log p(x | z) and KL, (2, s), by the number of samples after them
 
     @property
     def key(self) -> int:  # type: ignore[override]
@@ -59,7 +59,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     def _weigh(
         cls, runtime: Runtime, jobs: Sequence[Self], fresh: Sequence[Self], noise: Array, samples: int, left: int
     ) -> None:
-        """Compute the log-weights of the importance samples that come before the last `left` of each job.
+        """Compute the importance samples that come before the last `left` of each job.
 
         fresh: jobs whose images the encoder is to pass before that: those that wait go with those that are taken, since
                it takes hardly longer for many
@@ -68,12 +68,14 @@ class LogLikelihoodJob(Job[LogLikelihood]):
         cls._prepare(runtime, [job for job in jobs if not job.condition])  # whose encoding another thread is at
         condition = [_joined(parts) for parts in zip(*(job.condition for job in jobs), strict=True)]
 
-        def weigh(noise: Tensor, x: Tensor, *context: Tensor) -> tuple[Tensor]:
-            return (log_importance_weights(runtime.model, x, context, noise, runtime.mixture),)
+        def weigh(noise: Tensor, *condition: Tensor) -> tuple[Tensor, ...]:
+            x, *context = (part.unsqueeze(1) for part in condition)
+            return runtime.model.log_ratio(x, tuple(context), noise, runtime.mixture)
 
-        (log_weights,) = runtime.programs.run((cls, "weigh"), weigh, runtime.to_device(noise), *condition)
-        for job, row in zip(jobs, runtime.to_host(log_weights), strict=True):
-            job.log_weights[left] = row[:samples]
+        outputs = runtime.programs.run((cls, "weigh"), weigh, runtime.to_device(noise), *condition)
+        columns = np.stack([runtime.to_host(output) for output in outputs], axis=1)
+        for job, rows in zip(jobs, columns, strict=True):
+            job.samples[left] = rows[:, :samples]
 
     @classmethod
     def _prepare(cls, runtime: Runtime, jobs: Sequence[Self]) -> None:
@@ -93,10 +95,9 @@ class LogLikelihoodJob(Job[LogLikelihood]):
     def result(self) -> LogLikelihood:
         if self.rows:
             raise RuntimeError("samples are left to draw")
-        running = RunningLogMeanExp(1)
-        in_order = [self.log_weights[left] for left in sorted(self.log_weights, reverse=True)]
-        running.update(torch.from_numpy(np.concatenate(in_order))[None])
-        return running.result()
+        in_order = [self.samples[left] for left in sorted(self.samples, reverse=True)]
+        log_px, kl = torch.from_numpy(np.concatenate(in_order, axis=1)).unsqueeze(1)
+        return LogLikelihood.from_samples(log_px, kl)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from redis.asyncio import ConnectionPool
 from service.catalog import StoreError, check_store
 from service.images import FORMATS
 from service.threads import start_thread
-from vampprior.checkpoint import CHECKPOINT_NAME
+from vampprior.card import CHECKPOINT_NAME
 
 __all__ = ["Settings", "SettingsError", "ignored_variables", "load_settings"]
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hardware import available_threads
 from service.catalog import StoreError, describe_error, find_names, find_versions
 from service.engine import Engine
 from service.errors import ModelNotFound, NotReady, PseudoInputNotFound, quoted
@@ -24,10 +25,10 @@ from service.jobs import AnyJob, EncodeJob, ReconstructJob, Runtime, SampleJob
 from service.metrics import Metrics
 from service.scoring import LogLikelihoodJob
 from service.settings import Settings
+from service.thread_pool import thread_pool
 from service.threads import start_thread
-from vampprior.checkpoint import CARD_FILE, Card, CheckpointError, load_checkpoint, read_card
-from vampprior.crew import crew_of
-from vampprior.machine import available_threads
+from vampprior.card import CARD_FILE, Card, CheckpointError, read_card
+from vampprior.checkpoint import load_checkpoint
 
 __all__ = ["LoadedModel", "ModelStore", "Refusal"]
 
@@ -290,7 +291,7 @@ def _load_runtime(folder: Path, device: torch.device, threads: int) -> Runtime:
     model, _ = load_checkpoint(folder)
     model = model.to(device)
     with torch.inference_mode():
-        runtime = Runtime(model, model.prior_mixture(), device, crew_of(threads if device.type == "cpu" else 1))
+        runtime = Runtime(model, model.prior_mixture(), device, thread_pool(threads if device.type == "cpu" else 1))
         _warm_up(runtime)
     return runtime
 

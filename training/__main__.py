@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 
+from hardware import device_name
 from training.catalogue import SHAPE, find_recipe
 from training.checkpoints import find_checkpoint, list_checkpoints
 from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
 from training.display import show_scoring, show_training
-from training.evaluation import Evaluation, default_chunk_rows
+from training.evaluation import Evaluation, default_max_bytes
 from training.machine import DeviceChoice, prepare
 from training.options import DataDir, Device, RunsDir, Store, Threads
 from training.recipe import RecipeError
@@ -38,9 +39,8 @@ from training.runs import Run
 from training.scoring import Plan
 from training.sweep.command import sweep
 from training.trainer import Trainer
-from vampprior.checkpoint import Card, CheckpointError, read_card
-from vampprior.distributions import LIKELIHOODS
-from vampprior.machine import device_name
+from vampprior.card import Card, CheckpointError, read_card
+from vampprior.likelihoods import LIKELIHOODS
 
 app = typer.Typer(
     name="python -m training", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -118,11 +118,9 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint's folder, or its name or name@version in the store.")],
     num_samples: Annotated[int, typer.Option(min=2, help="Importance samples an image.")] = 5000,
     max_images: Annotated[int | None, typer.Option(min=2, help="Score so many test images, drawn at random.")] = None,
-    chunk_rows: Annotated[
+    max_bytes: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Rows (images times samples) at once, instead of what suits the model and the device."
-        ),
+        typer.Option(min=1, help="Memory of the largest tensor, instead of what suits the device."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the images drawn and of all noise.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue an equal evaluation that was interrupted.")] = True,
@@ -136,8 +134,8 @@ def evaluate(
     folder = find_checkpoint(checkpoint, store)
     with _interruptible(lambda: "the same command goes on"):
         machine = prepare(device, threads)
-        rows = chunk_rows or default_chunk_rows(folder, machine)
-        evaluation = Evaluation(folder, Plan(num_samples, max_images, rows, seed, machine.type), runs_dir, data_dir)
+        memory = max_bytes or default_max_bytes(machine)
+        evaluation = Evaluation(folder, Plan(num_samples, max_images, memory, seed, machine.type), runs_dir, data_dir)
         scores, total = evaluation.scores, len(evaluation.chosen)
         if resume:
             scores.load()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from training.datasets import Dataset, DatasetError, load_suited
 from training.recipe import RecipeError
-from vampprior.checkpoint import CARD_FILE, CHECKPOINT_NAME, Card, CheckpointError
-from vampprior.distributions import LIKELIHOODS
+from vampprior.card import CARD_FILE, CHECKPOINT_NAME, Card, CheckpointError
+from vampprior.likelihoods import LIKELIHOODS
 
 __all__ = ["dataset_of", "find_checkpoint", "list_checkpoints", "new_checkpoint"]
 

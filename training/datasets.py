@@ -15,7 +15,7 @@ from training.data.omniglot import OMNIGLOT, OMNIGLOT_RAW28
 from training.data.own_images import load_own_images
 from training.data.splits import Dataset, DatasetError, Pixels
 from training.data.static_mnist import STATIC_MNIST
-from vampprior.distributions import Likelihood
+from vampprior.likelihoods import Likelihood
 
 __all__ = ["DATASETS", "Dataset", "DatasetError", "Pixels", "Source", "data_directory", "load_dataset", "load_suited"]
 

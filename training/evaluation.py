@@ -8,30 +8,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from hardware import device_name
 from training.checkpoints import dataset_of
 from training.display import ShowScores
 from training.plots import draw_histogram
-from training.scoring import Plan, Scores
-from vampprior.checkpoint import Card, load_checkpoint, read_card, write_card
-from vampprior.machine import device_name
-from vampprior.models import build_model
+from training.scoring import Plan
+from training.scoring import Scores as ScoreFile
+from vampprior.card import Card, Scores, write_card
+from vampprior.checkpoint import load_checkpoint
+from vampprior.importance import MAX_BYTES, RELIABLE_PARETO_K
 
-__all__ = ["HISTOGRAM_FILE", "Evaluation", "default_chunk_rows"]
+__all__ = ["HISTOGRAM_FILE", "Evaluation", "default_max_bytes"]
 
 HISTOGRAM_FILE = "log_likelihoods.png"
 ACTIVE_VARIANCE = 0.01
 BATCH = 500
+GPU_MAX_BYTES = 1 << 28
 
 
-def default_chunk_rows(folder: Path, device: torch.device) -> int:
-    """Rows that are best computed at once with a checkpoint's model: a hundred times more on a GPU."""
-    with torch.device("meta"):  # where a model takes no memory
-        rows = build_model(read_card(folder).model).chunk_rows
-    return rows * (100 if device.type == "cuda" else 1)
+def default_max_bytes(device: torch.device) -> int:
+    """Memory of the largest tensor of an evaluation, in bytes."""
+    return GPU_MAX_BYTES if device.type == "cuda" else MAX_BYTES
 
 
 class Evaluation:
@@ -48,7 +48,7 @@ class Evaluation:
         self.model = model.to(self.device)
         self.chosen = plan.choose(len(self.dataset.test))
         key = plan.key(self.card.weights_sha256, self.card.dataset["sha256"]["test"])
-        self.scores = Scores(runs / self.card.name / f"{self.card.version}-evaluation-{key}.safetensors")
+        self.scores = ScoreFile(runs / self.card.name / f"{self.card.version}-evaluation-{key}.safetensors")
 
     def score(self, show: ShowScores) -> None:
         """Score the chosen images that have no score yet; `scores.load` gets those of a stopped evaluation."""
@@ -59,23 +59,26 @@ class Evaluation:
     def metrics(self) -> dict[str, Any]:
         """The metrics of the card, in nats unless their name says otherwise.
 
-        Active units are counted over all test images, the rest over the chosen ones. Raises `FloatingPointError` if a
-        score is not finite.
+        Active units are counted over all test images, the rest over the chosen ones. ELBO, reconstruction and KL are
+        means over the same importance samples. `reliable_share` is the share of images whose k-hat is below 0.7, so
+        that their standard error can be believed. Raises `FloatingPointError` if a score is not finite.
         """
         columns = self.scores.columns
-        if not all(column.isfinite().all() for column in columns.values()):
+        if not all(column.isfinite().all() for name, column in columns.items() if name != "pareto_k"):
             raise FloatingPointError("the log-likelihood of a test image is not finite: the model is of no use")
         value, error = columns["value"], columns["standard_error"]
-        reconstruction, kl = self._bound_parts()
+        reconstruction, kl = columns["reconstruction"].mean().item(), columns["kl"].mean().item()
         return {
             "log_likelihood": value.mean().item(),
             "log_likelihood_standard_error": value.std().item() / math.sqrt(len(value)),
             "monte_carlo_standard_error": error.square().sum().sqrt().item() / len(error),
             "num_images": len(value),
             "num_samples": self.plan.num_samples,
-            "elbo": columns["elbo"].mean().item(),
+            "elbo": reconstruction - kl,
             "reconstruction": reconstruction,
             "kl": kl,
+            "reliable_share": (columns["pareto_k"] < RELIABLE_PARETO_K).double().mean().item(),
+            "median_effective_sample_size": columns["effective_sample_size"].median().item(),
             "bits_per_dim": -value.mean().item() / (self.model.config.num_pixels * math.log(2.0)),
             "active_units": self._active_units(),
             "seed": self.plan.seed,
@@ -84,36 +87,23 @@ class Evaluation:
         }
 
     def write(self) -> Card:
-        """Write the metrics and the quantiles of the scores into the card, and the scores' histogram beside it."""
-        metrics, values = self.metrics(), self.scores.columns["value"].numpy()
-        probabilities = np.linspace(0.0, 1.0, 101)
-        quantiles = np.maximum.accumulate(np.quantile(values, probabilities))  # rounding must not unsort them
-        card = replace(
-            self.card,
-            metrics=metrics,
-            log_likelihood_quantiles={"probabilities": probabilities.tolist(), "values": quantiles.tolist()},
+        """Write the card with the metrics and, beside it, the score of each image and the histogram of the scores."""
+        columns = self.scores.columns
+        scores = Scores(
+            log_likelihood=columns["value"].float().numpy(),
+            pareto_k=columns["pareto_k"].float().numpy(),
+            effective_sample_size=columns["effective_sample_size"].float().numpy(),
         )
-        draw_histogram(values, self.folder / HISTOGRAM_FILE, title=f"{card.name}, version {card.version}")
-        write_card(self.folder, card)
-        return card
-
-    def _bound_parts(self) -> tuple[float, float]:
-        """Mean reconstruction and KL of a single-sample bound, in nats."""
-        mixture = self.model.prior_mixture()
-        generator = torch.Generator(self.device).manual_seed(self.plan.seed)
-        totals = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for x in self._batches(self.chosen):
-            noise = torch.randn(len(x), self.model.noise_dim, generator=generator, device=self.device)
-            bound = self.model.elbo(x, noise, mixture=mixture)
-            totals += torch.stack([bound.reconstruction.sum(), bound.kl.sum()])
-        reconstruction, kl = (totals / len(self.chosen)).tolist()
-        return reconstruction, kl
+        card = replace(self.card, metrics=self.metrics(), log_likelihood_quantiles={}, scores=scores)
+        title = f"{card.name}, version {card.version}"
+        draw_histogram(columns["value"].numpy(), self.folder / HISTOGRAM_FILE, title=title)
+        return write_card(self.folder, card)
 
     def _active_units(self) -> dict[str, int]:
         """Units per layer whose posterior mean varies by more than 0.01 over the test set (Burda et al., 2015)."""
         means: dict[str, list[Tensor]] = {}
         for x in self._batches(torch.arange(len(self.dataset.test))):
-            for layer, posterior in self.model.posteriors(x).items():
+            for layer, posterior in self.model.encode(x).items():
                 means.setdefault(layer, []).append(posterior.mean)
         return {layer: int((torch.cat(parts).var(dim=0) > ACTIVE_VARIANCE).sum()) for layer, parts in means.items()}
 

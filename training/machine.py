@@ -7,8 +7,8 @@ from enum import StrEnum
 
 import torch
 
+from hardware import available_threads, keep_freed_memory
 from training.recipe import RecipeError
-from vampprior.machine import available_threads, keep_freed_memory
 
 __all__ = ["DeviceChoice", "can_compile", "prepare", "settle_precision"]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from vampprior.distributions import Mixture
@@ -40,15 +38,4 @@ def lower_bound(
 
     One draw gives the ELBO (Eq. 2-3), more a tighter bound (Burda et al., 2016, Eq. 8).
     """
-    if noise.shape[1] == 1:
-        value, reconstruction, kl = model.elbo(x, noise[:, 0], kl_weight, mixture)
-        return Objective(value, reconstruction - kl, reconstruction, kl)
-    mixture = model.prior_mixture() if mixture is None else mixture
-    context = tuple(part.unsqueeze(1) for part in model.condition(x))
-    reconstruction, kl = model.log_ratio(x.unsqueeze(1), context, noise, mixture)
-    value, bound = _log_mean_exp(reconstruction - kl_weight * kl), _log_mean_exp(reconstruction - kl)
-    return Objective(value, bound, reconstruction.mean(1), kl.mean(1))
-
-
-def _log_mean_exp(log_weights: Tensor) -> Tensor:
-    return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])
+    return Objective(*model(x, noise, kl_weight, mixture))

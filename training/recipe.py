@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vampprior.checkpoint import CHECKPOINT_NAME
+from vampprior.card import CHECKPOINT_NAME
 from vampprior.config import ModelConfig
 from vampprior.models import build_model
 

@@ -18,7 +18,8 @@ from training.evaluation import HISTOGRAM_FILE
 from training.plots import draw_curves
 from training.recipe import Recipe, RecipeError
 from training.trainer import Trainer
-from vampprior.checkpoint import Card, load_checkpoint, save_checkpoint
+from vampprior.card import Card
+from vampprior.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = ["CURVES_FILE", "Run"]
 

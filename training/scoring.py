@@ -1,4 +1,4 @@
-"""Log-likelihoods of many images, a batch at a time, kept on disk so that hours of work survive an interruption."""
+"""Log-likelihoods of many images, batch by batch, kept on disk so that hours of work survive an interruption."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vampprior.likelihood import log_likelihood, torch_noise
+from vampprior.importance import chunk_rows, log_likelihood
 from vampprior.models import LatentModel
 
 __all__ = ["Plan", "Scores"]
 
 SAVE_SECONDS = 5.0
-COLUMNS = ("value", "standard_error", "elbo")
+COLUMNS = ("value", "standard_error", "effective_sample_size", "pareto_k", "reconstruction", "kl")
 
 
 @dataclass(frozen=True)
 class Plan:
     """How images are scored: equal weights and equal plans give equal numbers.
 
-    num_samples: importance samples an image
-    max_images:  test images to score, drawn at random; None for all
-    chunk_rows:  rows (images times samples) that pass through the networks at once
-    seed:        of the choice of images and of all noise
+    num_samples: importance samples per image
+    max_images:  number of test images to score, drawn at random; None for all
+    max_bytes:   memory of the largest tensor, which bounds the samples that pass through the networks at once
+    seed:        seed of the choice of images and of all noise
     device:      kind of device, `cpu` or `cuda`; their random numbers differ
     """
 
     num_samples: int
     max_images: int | None
-    chunk_rows: int
+    max_bytes: int
     seed: int
     device: str
 
@@ -54,10 +54,10 @@ class Plan:
 
 
 class Scores:
-    """What importance sampling says of each image, as far as it got.
+    """Fields of `LogLikelihood` for the images scored so far.
 
-    columns: value, standard_error and elbo (nats, float64) of the images done so far, each of shape (done,)
-    seconds: spent on them
+    columns: the fields that `COLUMNS` names, float64, each of shape (done,)
+    seconds: time spent on them
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +93,7 @@ class Scores:
         The noise of a batch comes from a generator seeded with the plan's seed and the batch's place. After each batch
         `show` gets the number of images done and their mean log-likelihood.
         """
-        per_batch = max(1, plan.chunk_rows // plan.num_samples)
+        per_batch = max(1, chunk_rows(model, plan.max_bytes) // plan.num_samples)
         with torch.inference_mode():
             mixture = model.prior_mixture()
         saved = time.monotonic()
@@ -105,10 +105,10 @@ class Scores:
                 result = log_likelihood(
                     model,
                     x,
-                    num_samples=plan.num_samples,
-                    chunk_rows=plan.chunk_rows,
-                    noise=torch_noise(model, x, generator),
+                    plan.num_samples,
+                    generator,
                     mixture=mixture,
+                    max_bytes=plan.max_bytes,
                 )
                 self.columns = {
                     name: torch.cat([column, getattr(result, name)]) for name, column in self.columns.items()

@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 
 from training.objective import Objective
-from vampprior.distributions import full_precision
 from vampprior.models import LatentModel, Latents
+from vampprior.precision import no_autocast
+from vampprior.priors import VampPrior
 
 __all__ = ["Sleep"]
 
-LEARNS = ("q_", "prior.free_inputs")
-"""What the names of the parameters that learn begin with: the posterior's, and pseudo-inputs, which keep the prior."""
 PRIOR_WEIGHT = 10.0
-"""A nat of change in the prior costs the log-likelihood a nat; of a nat in the posterior's fit it gets a part back."""
+"""Weight of the KL term that keeps the prior fixed; chosen by hand."""
 
 
 class Sleep:
@@ -32,9 +31,12 @@ class Sleep:
 
     @staticmethod
     def freeze(model: LatentModel) -> None:
-        """Let a model learn nothing but what this phase teaches."""
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(LEARNS))
+        """Let only the posterior and the pseudo-inputs learn; pseudo-inputs follow the posterior to keep the prior."""
+        model.requires_grad_(False)
+        for parameter in model.posterior_parameters():
+            parameter.requires_grad_(True)
+        if isinstance(model.prior, VampPrior):
+            model.prior.free_inputs.requires_grad_(True)
 
     @torch.no_grad()
     def generate(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, Latents]:
@@ -42,8 +44,8 @@ class Sleep:
         device, config = generator.device, self.start.config
         uniform = torch.rand((num_images, 1 + config.num_pixels), generator=generator, device=device)
         noise = torch.randn((num_images, self.start.noise_dim), generator=generator, device=device)
-        component = self.prior.component(self.prior.choose(uniform[:, 0]))
-        latents = self.start.descend(component, noise)
+        component = self.prior.sample_index(uniform[:, 0])
+        latents = self.start.sample_latents(component=component, noise=noise, mixture=self.prior)
         return self.start.draw_image(latents, uniform[:, 1:]), latents
 
     def upper_bound(self, model: LatentModel, x: Tensor, latents: Latents) -> Objective:
@@ -55,6 +57,6 @@ class Sleep:
         kl = model.log_q(x, latents) - self.start.log_p(latents, self.prior)
         reconstruction = self.start.log_px(x, latents)
         bound = reconstruction - kl
-        with full_precision(x):  # where variances are small, what bfloat16 rounds off is a change of many nats
+        with no_autocast(x):  # where variances are small, the rounding of bfloat16 is a change of many nats
             change = self.prior.components.kl_divergence(model.prior_mixture().components).mean()
         return Objective(-bound - PRIOR_WEIGHT * change, bound, reconstruction, kl)

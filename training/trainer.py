@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hardware import device_name
 from training.data.splits import Dataset
 from training.machine import can_compile, settle_precision
 from training.objective import lower_bound
@@ -22,7 +23,6 @@ from training.optim import NormalizedAdam, parameter_groups
 from training.recipe import Recipe, RecipeError, first_difference
 from training.sleep import Sleep
 from training.state import RunState, StateFolder
-from vampprior.machine import device_name
 from vampprior.models import LatentModel, Latents, build_model
 
 __all__ = ["EpochMetrics", "Trainer"]
@@ -144,7 +144,10 @@ class Trainer:
         order = torch.randperm(num_images, generator=generator, device=self.device)
         weight = torch.tensor(kl_weight, device=self.device)
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
-        self.model.train()
+        if self.sleep is None:
+            self.model.train()
+        else:
+            self.model.train_posterior()
         batches = torch.split(order, self.recipe.training.batch_size)
         for step, batch in enumerate(batches, 1):
             loss, sums = self._loss(*self._visit(batch, generator), weight)
@@ -207,14 +210,14 @@ class Trainer:
             return
         noise = torch.empty_like(prior.pseudo_inputs).normal_()
         if prior.learns_pseudo_inputs and start.init == "noise":
-            prior.start(start.mean + start.std * noise)
+            prior.init_pseudo_inputs(start.mean + start.std * noise)
             return
         if len(noise) > len(self.train_images):
             raise RecipeError(f"[model]: {len(self.train_images)} training images cannot start {len(noise)} components")
         chosen = torch.randperm(len(self.train_images))[: len(noise)]
         generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
         images = self._view(self.train_images[chosen.to(self.device)], generator)
-        prior.start(images + start.std * noise if prior.learns_pseudo_inputs else images)
+        prior.init_pseudo_inputs(images + start.std * noise if prior.learns_pseudo_inputs else images)
 
     def _view(self, gray: Tensor, generator: torch.Generator) -> Tensor:
         """Training images (N, C, H, W) as the model sees them at one visit."""

@@ -1,15 +1,30 @@
-"""Hierarchical VAEs with a VampPrior (Tomczak & Welling, 2018) in PyTorch: the models, and nothing around them."""
+"""Hierarchical VAEs with a VampPrior (Tomczak & Welling, 2018) in PyTorch.
 
-from vampprior.config import ModelConfig
-from vampprior.distributions import LIKELIHOODS, DiagonalNormal, Likelihood, Mixture
-from vampprior.likelihood import LogLikelihood, log_likelihood
-from vampprior.models import MODELS, LatentModel, build_model
-from vampprior.priors import PRIORS, Prior
+Names are imported on first use, so that `vampprior.config` and `vampprior.card` can be used without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vampprior.card import Card, CheckpointError, read_card, write_card
+    from vampprior.checkpoint import load_checkpoint, save_checkpoint
+    from vampprior.config import ModelConfig
+    from vampprior.distributions import DiagonalNormal, Mixture
+    from vampprior.importance import LogLikelihood, log_likelihood
+    from vampprior.likelihoods import LIKELIHOODS, Likelihood
+    from vampprior.models import MODELS, Bound, LatentModel, build_model
+    from vampprior.priors import PRIORS, Prior
 
 __all__ = [
     "LIKELIHOODS",
     "MODELS",
     "PRIORS",
+    "Bound",
+    "Card",
+    "CheckpointError",
     "DiagonalNormal",
     "LatentModel",
     "Likelihood",
@@ -18,5 +33,32 @@ __all__ = [
     "ModelConfig",
     "Prior",
     "build_model",
+    "load_checkpoint",
     "log_likelihood",
+    "read_card",
+    "save_checkpoint",
+    "write_card",
 ]
+
+_MODULES = {
+    "card": ("Card", "CheckpointError", "read_card", "write_card"),
+    "checkpoint": ("load_checkpoint", "save_checkpoint"),
+    "config": ("ModelConfig",),
+    "distributions": ("DiagonalNormal", "Mixture"),
+    "importance": ("LogLikelihood", "log_likelihood"),
+    "likelihoods": ("LIKELIHOODS", "Likelihood"),
+    "models": ("MODELS", "Bound", "LatentModel", "build_model"),
+    "priors": ("PRIORS", "Prior"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that defines a public name (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""The description of a network: all that is needed to build it again, and nothing else."""
+"""Architecture of a model: all that is needed to build it again. Free of torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ __all__ = ["ModelConfig"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The architecture of a model; two equal configs build the same network.
+    """Architecture of a model; two equal configs build the same network.
 
-    model:          kind of network, a key of `vampprior.MODELS`
-    prior:          prior over the top latent, a key of `vampprior.PRIORS`
-    likelihood:     distribution of a pixel, a key of `vampprior.LIKELIHOODS`
-    image_shape:    channels, height and width (C, H, W) of an image
-    z1_dim, z2_dim: latent units of the bottom and of the top layer
-    hidden_dim:     units of a hidden layer
-    num_components: components K of the prior; pseudo-inputs, for a VampPrior
+    Args:
+        model: Kind of network, a key of `vampprior.MODELS`.
+        prior: Prior over the top latent, a key of `vampprior.PRIORS`.
+        likelihood: Distribution of a pixel, a key of `vampprior.LIKELIHOODS`.
+        image_shape: Channels, height and width (C, H, W) of an image.
+        z1_dim, z2_dim: Latent units of the bottom and of the top layer.
+        hidden_dim: Units of a hidden layer.
+        num_components: Components K of the prior; for a VampPrior, its pseudo-inputs.
 
-    Raises `ValueError` if a field has the wrong type or is out of range. Whether the three names exist is
-    checked when the model is built.
+    Raises:
+        ValueError: If a field has the wrong type or is out of range. Whether the three names exist is checked when the
+            model is built.
+
+    Example:
+        >>> config = ModelConfig(model="vae", image_shape=(1, 8, 8))
+        >>> config.num_pixels
+        64
+        >>> ModelConfig.from_dict(config.to_dict()) == config
+        True
     """
 
     model: str = "hvae"

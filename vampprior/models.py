@@ -1,155 +1,343 @@
-"""Deep latent-variable models of images: what each can do (`LatentModel`), and the four of the paper."""
+"""Deep latent-variable models of images: what every model can do (`LatentModel`), and the four of the paper.
+
+Everything that is given per stochastic layer is given top first, in the order in which latents are drawn: (z2, z1) in
+latents, in `latent_dims` and in `encode`, and the numbers of z2 before those of z1 in the last dimension of noise.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
-from vampprior.convolutional import ConvDecoder, ConvEncoder, ConvPosterior, convolution_rows
-from vampprior.distributions import LIKELIHOODS, DiagonalNormal, Mixture
-from vampprior.networks import DenseConditional, DenseDecoder, DenseEncoder, DensePosterior, SingleDecoder
+from vampprior.distributions import DiagonalNormal, Mixture
+from vampprior.likelihoods import LIKELIHOODS
+from vampprior.networks.conv import ConvDecoder, ConvEncoder, ConvPosterior
+from vampprior.networks.mlp import DenseConditional, DenseDecoder, DenseEncoder, DensePosterior, SingleDecoder
 from vampprior.pixelcnn import PixelCNNDecoder
 from vampprior.priors import PRIORS, Prior
+
+if TYPE_CHECKING:
+    from vampprior.importance import LogLikelihood
 
 __all__ = [
     "HVAE",
     "MODELS",
     "VAE",
+    "Bound",
     "Context",
     "ConvHVAE",
-    "Elbo",
     "LatentModel",
     "Latents",
     "PixelHVAE",
+    "PosteriorSample",
     "build_model",
 ]
 
 Context = tuple[Tensor, ...]
-"""What inference needs of a batch of images, computed once: tensors whose first dimension is the image."""
+"""What the posterior needs of a batch of images, computed once: tensors whose first dimension is the image."""
 
 Latents = tuple[Tensor, ...]
-"""One tensor (*, M) per stochastic layer, bottom first: (z1, z2)."""
+"""One tensor $(*, M)$ per stochastic layer, top first: (z2, z1), or (z1,) for a single layer."""
 
 
-class Elbo(NamedTuple):
-    """A single-sample evidence lower bound, in nats, per image; each tensor has the shape of the batch.
+class Bound(NamedTuple):
+    r"""Lower bound of log p(x) in nats, and its parts; each tensor has one number per image, shape $(N)$.
 
-    value:          reconstruction - kl_weight * kl
-    reconstruction: log p(x | z) at the sampled latents
-    kl:             log q(z | x) - log p(z) at the same latents
+    Args:
+        value: The bound with the KL weighted, which training maximizes.
+        bound: The bound itself.
+        reconstruction: $\log p(x \mid z)$, mean over the draws of z.
+        kl: $\log q(z \mid x) - \log p(z)$, mean over the draws of z.
     """
 
     value: Tensor
+    bound: Tensor
     reconstruction: Tensor
     kl: Tensor
 
 
-class Posterior(NamedTuple):
-    """A joint draw of the latents given images: the draw, its log-density under q and that under the prior."""
+class PosteriorSample(NamedTuple):
+    r"""Joint draw of all latents from $q(z \mid x)$ and its log-density $\log q(z \mid x)$, shape $(*)$."""
 
     latents: Latents
     log_q: Tensor
-    log_p: Tensor
 
 
 class LatentModel(nn.Module, ABC):
-    """A density model of images with stochastic layers z and a prior over the top one.
+    """Density model of images with stochastic layers z and a prior over the top one.
 
-    Images have shape (N, C, H, W) and values in [0, 1]. Every draw takes its standard-normal noise as an argument:
-    `noise_dim` numbers for one image, those of the top layer first. Nothing here keeps a random state.
+    Images have shape $(N, C, H, W)$ and values in [0, 1]. Random numbers come from a `generator`, torch's global one by
+    default, or are given: `noise` is standard-normal and has `noise_dim` numbers per draw of the latents,
+    `pixel_noise` is uniform in [0, 1) and has one number per pixel. `mixture` is the prior, from `prior_mixture`; give
+    it where parameters do not change between calls and it need not be computed again.
+
+    Subclasses set `latent_dims` and `prior`, and define the abstract methods.
+
+    Args:
+        config: The architecture.
+
+    Example:
+        >>> model = build_model(ModelConfig(image_shape=(1, 8, 8), num_components=10)).eval()
+        >>> images = model.sample(5)
+        >>> images.shape
+        torch.Size([5, 1, 8, 8])
+        >>> {layer: tuple(normal.mean.shape) for layer, normal in model.encode(images).items()}
+        {'z2': (5, 40), 'z1': (5, 40)}
+        >>> model.reconstruct(images).shape
+        torch.Size([5, 1, 8, 8])
+        >>> score = model.log_likelihood(images, num_samples=50)
+        >>> bool((score.value >= score.elbo).all())
+        True
     """
 
     prior: Prior
     latent_dims: dict[str, int]
-    """Width of each stochastic layer, top first: the order in which they are drawn."""
+    """Units of each stochastic layer, top first."""
     autoregressive: ClassVar[bool] = False
-    """Whether pixels depend on each other given the latents: then an image can be drawn but has no mean to show."""
+    """True if pixels depend on each other given the latents; images can then be drawn but have no mean."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.likelihood = LIKELIHOODS[config.likelihood]
 
-    @property
-    def chunk_rows(self) -> int:
-        """Rows that a thread of a CPU best computes at once: more gain nothing, and keep other work waiting."""
-        return 512
+    # Each model defines these.
+
+    @abstractmethod
+    def prior_mixture(self) -> Mixture:
+        """The prior over the top latent."""
+
+    @abstractmethod
+    def condition(self, x: Tensor) -> Context:
+        """The part of the posterior that depends on the images alone, $(N, C, H, W)$ to tensors $(N, ...)$."""
+
+    @abstractmethod
+    def rsample(self, context: Context, noise: Tensor) -> PosteriorSample:
+        r"""Reparameterized draw of all latents from $q(z \mid x)$.
+
+        The context of images is `condition(x)`; it broadcasts against the noise, $(*, noise\_dim)$.
+        """
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> dict[str, DiagonalNormal]:
+        """Posterior of each layer by name, top first, with the layers above at their means; normals over $(N, M)$."""
+
+    @abstractmethod
+    def log_q(self, x: Tensor, latents: Latents) -> Tensor:
+        r"""$\log q(z \mid x)$ of given latents; images $(N, C, H, W)$ and latents $(N, M)$ to $(N)$."""
+
+    @abstractmethod
+    def log_p(self, latents: Latents, mixture: Mixture) -> Tensor:
+        r"""$\log p(z)$ of all latents, $(*, M)$ to $(*)$."""
+
+    @abstractmethod
+    def ancestral_sample(self, top: DiagonalNormal, noise: Tensor, temperature: float = 1.0) -> Latents:
+        """Draw the top latent from `top` and the others from their conditional priors; noise $(N, noise_dim)$."""
+
+    @abstractmethod
+    def decode(self, latents: Latents) -> Tensor:
+        r"""Parameters of $p(x \mid z)$, shape $(*, outputs * D)$."""
+
+    @abstractmethod
+    def posterior_modules(self) -> tuple[nn.Module, ...]:
+        r"""The networks of $q(z \mid x)$."""
+
+    # The rest is the same for every model.
 
     @property
     def noise_dim(self) -> int:
         """Standard-normal numbers that one draw of all latents takes."""
         return sum(self.latent_dims.values())
 
-    @abstractmethod
-    def prior_mixture(self) -> Mixture:
-        """The prior over the top latent; compute it once where the parameters do not change."""
+    def forward(
+        self, x: Tensor, noise: Tensor, kl_weight: float | Tensor = 1.0, mixture: Mixture | None = None
+    ) -> Bound:
+        r"""Training step: the bound $\log \frac{1}{k} \sum_i p(x, z_i) / q(z_i \mid x)$ from k draws per image.
 
-    @abstractmethod
-    def condition(self, x: Tensor) -> Context:
-        """The part of inference that depends on the images alone, (N, C, H, W) -> tensors (N, ...)."""
+        One draw gives the ELBO (Eq. 2-3), more a tighter bound (Burda et al., 2016, Eq. 8,
+        [paper](https://arxiv.org/abs/1509.00519)). Call the module itself, so that `DistributedDataParallel` and
+        `torch.compile` can hook in.
 
-    @abstractmethod
-    def infer(self, context: Context, noise: Tensor, mixture: Mixture) -> Posterior:
-        """Draw all latents from q(z | x); `context` broadcasts against noise (*, noise_dim)."""
+        Args:
+            x: Images $(N, C, H, W)$.
+            noise: Shape $(N, k, noise\_dim)$.
+            kl_weight: Factor of the KL in `value`, for warm-up.
+            mixture: The prior.
 
-    @abstractmethod
-    def log_q(self, x: Tensor, latents: Latents) -> Tensor:
-        """log q(z | x) of given latents, images (N, C, H, W) and latents (N, M) -> (N,)."""
+        Example:
+            >>> model = build_model(ModelConfig(image_shape=(1, 8, 8), num_components=10))
+            >>> bound = model(torch.zeros(3, 1, 8, 8), torch.randn(3, 1, model.noise_dim), kl_weight=0.5)
+            >>> (-bound.value.mean()).backward()
+        """
+        mixture = self.prior_mixture() if mixture is None else mixture
+        context = tuple(part.unsqueeze(1) for part in self.condition(x))
+        log_px, kl = self.log_ratio(x.unsqueeze(1), context, noise, mixture)
+        value, bound = _log_mean_exp(log_px - kl_weight * kl), _log_mean_exp(log_px - kl)
+        return Bound(value, bound, log_px.mean(1), kl.mean(1))
 
-    @abstractmethod
-    def log_p(self, latents: Latents, mixture: Mixture) -> Tensor:
-        """log p(z) of all latents, (*, M) -> (*)."""
+    def elbo(
+        self,
+        x: Tensor,
+        noise: Tensor | None = None,
+        kl_weight: float | Tensor = 1.0,
+        mixture: Mixture | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Bound:
+        """Evidence lower bound from one draw per image (Eq. 2-3); images $(N, C, H, W)$, noise $(N, noise_dim)$."""
+        noise = _random(torch.randn, (len(x), self.noise_dim), x, generator) if noise is None else noise
+        return self(x, noise.unsqueeze(1), kl_weight, mixture)
 
-    @abstractmethod
-    def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
-        """q of each layer, by name, top first, with the layers above at their means; (N, C, H, W) -> (N, M)."""
+    def log_likelihood(
+        self,
+        x: Tensor,
+        num_samples: int = 5000,
+        generator: torch.Generator | None = None,
+        *,
+        noise: Tensor | None = None,
+        mixture: Mixture | None = None,
+    ) -> LogLikelihood:
+        """Importance-sampling estimate of log p(x) per image, see `vampprior.importance.log_likelihood`."""
+        from vampprior.importance import log_likelihood  # it imports this module
 
-    @abstractmethod
-    def descend(self, top: DiagonalNormal, noise: Tensor, temperature: float = 1.0) -> Latents:
-        """Ancestral draw: the top latent from `top`, the others from their conditional priors; noise (N, noise_dim)."""
-
-    @abstractmethod
-    def decode(self, latents: Latents) -> Tensor:
-        """Parameters of p(x | z), shape (*, outputs * D)."""
-
-    # What follows is the same for every model.
+        return log_likelihood(self, x, num_samples, generator, noise=noise, mixture=mixture)
 
     def log_ratio(self, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
-        """log p(x | z) and log q(z | x) - log p(z) at z drawn with `noise`; all broadcasts against (*, noise_dim).
+        r"""$\log p(x \mid z)$ and $\log q(z \mid x) - \log p(z)$ at z drawn with `noise`; all broadcast to $(*)$ of it.
 
-        The first less the second is the logarithm of an importance weight, whose expectation is the ELBO (Eq. 1).
+        The first minus the second is the logarithm of an importance weight, whose expectation is the ELBO (Eq. 1).
         """
-        latents, log_q, log_p = self.infer(context, noise, mixture)
-        return self.log_px(x, latents), log_q - log_p
+        latents, log_q = self.rsample(context, noise)
+        return self.log_px(x, latents), log_q - self.log_p(latents, mixture)
 
     def log_px(self, x: Tensor, latents: Latents) -> Tensor:
-        """log p(x | z), images (*, C, H, W) and latents (*, M) -> (*)."""
+        r"""$\log p(x \mid z)$, images $(*, C, H, W)$ and latents $(*, M)$ to $(*)$."""
         return self.likelihood.log_prob(x, self.decode(latents))
 
-    def elbo(self, x: Tensor, noise: Tensor, kl_weight: float | Tensor = 1.0, mixture: Mixture | None = None) -> Elbo:
-        """Single-sample lower bound (Eq. 2-3), per image: x (N, C, H, W), noise (N, noise_dim) -> tensors (N,)."""
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int = 1,
+        component: int | Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        *,
+        noise: Tensor | None = None,
+        pixel_noise: Tensor | None = None,
+        mixture: Mixture | None = None,
+    ) -> Tensor:
+        """Images from the prior or from one of its components, shape $(N, C, H, W)$.
+
+        Images are means given the latents. They are drawn pixel by pixel if the model is autoregressive, and drawn
+        wherever `pixel_noise` is given.
+
+        Args:
+            n: Number of images; ignored where `noise` is given.
+            component: Number of a component, or numbers of shape $(N)$; by default drawn with the prior's weights.
+            temperature: Factor of the latents' standard deviations.
+            generator: Source of the numbers that are not given.
+            noise: Shape $(N, noise_dim)$.
+            pixel_noise: Shape $(N, D)$.
+            mixture: The prior.
+
+        Raises:
+            IndexError: If there is no component of that number.
+        """
+        latents = self.sample_latents(n, component, temperature, generator, noise=noise, mixture=mixture)
+        return self._render(latents, generator, pixel_noise)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        n: int = 1,
+        component: int | Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        *,
+        noise: Tensor | None = None,
+        mixture: Mixture | None = None,
+    ) -> Latents:
+        """Latents of `sample` with the same arguments, $(N, M)$ per layer."""
         mixture = self.prior_mixture() if mixture is None else mixture
-        reconstruction, kl = self.log_ratio(x, self.condition(x), noise, mixture)
-        return Elbo(reconstruction - kl_weight * kl, reconstruction, kl)
+        if noise is None:
+            noise = _random(torch.randn, (n, self.noise_dim), mixture.mean, generator)
+        if component is None:
+            component = mixture.sample_index(_random(torch.rand, (len(noise),), mixture.mean, generator))
+        elif isinstance(component, int):
+            component = torch.full((len(noise),), component, device=mixture.mean.device)
+        return self.ancestral_sample(mixture.component(component), noise, temperature)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        noise: Tensor | None = None,
+        pixel_noise: Tensor | None = None,
+    ) -> Tensor:
+        """Images $(N, C, H, W)$ encoded and decoded, at the posterior means or at a draw with `noise`.
+
+        Pixels are means or draws as in `sample`.
+        """
+        noise = x.new_zeros(len(x), self.noise_dim) if noise is None else noise
+        return self._render(self.rsample(self.condition(x), noise).latents, generator, pixel_noise)
 
     def mean_image(self, latents: Latents) -> Tensor:
-        """Expected image given the latents, values in [0, 1], (N, M) each -> (N, C, H, W); not if `autoregressive`."""
+        """Mean image given the latents, values in [0, 1], $(N, M)$ each to $(N, C, H, W)$; not if `autoregressive`."""
         return self._to_images(self.likelihood.mean(self.decode(latents)))
 
-    def draw_image(self, latents: Latents, uniform: Tensor) -> Tensor:
-        """Image drawn from p(x | z) with uniform numbers of shape (N, D) -> (N, C, H, W)."""
-        return self._to_images(self.likelihood.sample(self.decode(latents), uniform))
+    def draw_image(self, latents: Latents, pixel_noise: Tensor) -> Tensor:
+        r"""Image drawn from $p(x \mid z)$ with uniform numbers of shape $(N, D)$, as $(N, C, H, W)$."""
+        return self._to_images(self.likelihood.sample(self.decode(latents), pixel_noise))
+
+    def posterior_parameters(self) -> Iterator[nn.Parameter]:
+        r"""The parameters of $q(z \mid x)$, for training it alone; pseudo-inputs belong to the prior."""
+        for module in self.posterior_modules():
+            yield from module.parameters()
+
+    def train_posterior(self) -> Self:
+        r"""Set $q(z \mid x)$ to training mode and the rest to evaluation mode, for training the posterior alone.
+
+        Batch normalization in the decoder then keeps its running statistics, so $p(x \mid z)$ stays as it is.
+        """
+        self.eval()
+        for module in self.posterior_modules():
+            module.train()
+        return self
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of the largest tensor that one draw of the latents needs in the networks or in the prior.
+
+        Convolutions count as if their output had the size of the image.
+        """
+        _, height, width = self.config.image_shape
+        layers = [
+            module.out_features if isinstance(module, nn.Linear) else module.out_channels * height * width
+            for module in self.modules()
+            if isinstance(module, nn.Linear | nn.Conv2d)
+        ]
+        return max(self.config.num_components, *layers) * next(self.parameters()).element_size()
+
+    def _render(self, latents: Latents, generator: torch.Generator | None, pixel_noise: Tensor | None) -> Tensor:
+        if pixel_noise is None and not self.autoregressive:
+            return self.mean_image(latents)
+        if pixel_noise is None:
+            pixel_noise = _random(torch.rand, (len(latents[0]), self.config.num_pixels), latents[0], generator)
+        return self.draw_image(latents, pixel_noise)
 
     def _to_images(self, pixels: Tensor) -> Tensor:
         return pixels.reshape(*pixels.shape[:-1], *self.config.image_shape)
 
 
 class VAE(LatentModel):
-    """One stochastic layer: q(z1 | x) and p(x | z1) p(z1) (Sec. 2)."""
+    r"""Variational autoencoder with one stochastic layer: $q(z_1 \mid x)$ and $p(x \mid z_1) p(z_1)$ (Sec. 2)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -164,10 +352,12 @@ class VAE(LatentModel):
     def condition(self, x: Tensor) -> Context:
         return self.q_z1(x)
 
-    def infer(self, context: Context, noise: Tensor, mixture: Mixture) -> Posterior:
+    def rsample(self, context: Context, noise: Tensor) -> PosteriorSample:
         q_z1 = DiagonalNormal(*context)
-        z1 = q_z1.sample(noise)
-        return Posterior((z1,), q_z1.log_prob_of_sample(noise), mixture.log_prob(z1))
+        return PosteriorSample((q_z1.rsample(noise),), q_z1.log_prob_of_sample(noise))
+
+    def encode(self, x: Tensor) -> dict[str, DiagonalNormal]:
+        return {"z1": self.q_z1(x)}
 
     def log_q(self, x: Tensor, latents: Latents) -> Tensor:
         (z1,) = latents
@@ -177,22 +367,25 @@ class VAE(LatentModel):
         (z1,) = latents
         return mixture.log_prob(z1)
 
-    def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
-        return {"z1": self.q_z1(x)}
-
-    def descend(self, top: DiagonalNormal, noise: Tensor, temperature: float = 1.0) -> Latents:
-        return (top.sample(noise, temperature),)
+    def ancestral_sample(self, top: DiagonalNormal, noise: Tensor, temperature: float = 1.0) -> Latents:
+        return (top.rsample(noise, temperature),)
 
     def decode(self, latents: Latents) -> Tensor:
         return self.p_x(*latents)
 
+    def posterior_modules(self) -> tuple[nn.Module, ...]:
+        return (self.q_z1,)
+
 
 class HVAE(LatentModel):
-    """The two-layer model of Sec. 4: q(z1 | x, z2) q(z2 | x) and p(x | z1, z2) p(z1 | z2) p(z2) (Eq. 10-15)."""
+    r"""Model of two stochastic layers (Sec. 4, Eq. 10-15).
+
+    The posterior is $q(z_1 \mid x, z_2)\, q(z_2 \mid x)$, the model $p(x \mid z_1, z_2)\, p(z_1 \mid z_2)\, p(z_2)$.
+    """
 
     top_encoder: ClassVar[type[DenseEncoder | ConvEncoder]] = DenseEncoder
     bottom_posterior: ClassVar[type[DensePosterior | ConvPosterior]] = DensePosterior
-    decoder: ClassVar[type[DenseDecoder | ConvDecoder | PixelCNNDecoder]] = DenseDecoder
+    decoder: ClassVar[type[nn.Module]] = DenseDecoder
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -209,35 +402,37 @@ class HVAE(LatentModel):
     def condition(self, x: Tensor) -> Context:
         return (*self.q_z2(x), self.q_z1.image_half(x))
 
-    def infer(self, context: Context, noise: Tensor, mixture: Mixture) -> Posterior:
+    def rsample(self, context: Context, noise: Tensor) -> PosteriorSample:
         mean, log_var, image_half = context
         noise2, noise1 = self._split(noise)
         q_z2 = DiagonalNormal(mean, log_var)
-        z2 = q_z2.sample(noise2)
+        z2 = q_z2.rsample(noise2)
         q_z1 = self.q_z1(image_half, z2)
-        z1 = q_z1.sample(noise1)
         log_q = q_z2.log_prob_of_sample(noise2) + q_z1.log_prob_of_sample(noise1)
-        return Posterior((z1, z2), log_q, self.log_p((z1, z2), mixture))
+        return PosteriorSample((z2, q_z1.rsample(noise1)), log_q)
 
-    def log_q(self, x: Tensor, latents: Latents) -> Tensor:
-        z1, z2 = latents
-        return self.q_z2(x).log_prob(z2) + self.q_z1(self.q_z1.image_half(x), z2).log_prob(z1)
-
-    def log_p(self, latents: Latents, mixture: Mixture) -> Tensor:
-        z1, z2 = latents
-        return mixture.log_prob(z2) + self.p_z1(z2).log_prob(z1)
-
-    def posteriors(self, x: Tensor) -> dict[str, DiagonalNormal]:
+    def encode(self, x: Tensor) -> dict[str, DiagonalNormal]:
         mean, log_var, image_half = self.condition(x)
         return {"z2": DiagonalNormal(mean, log_var), "z1": self.q_z1(image_half, mean)}
 
-    def descend(self, top: DiagonalNormal, noise: Tensor, temperature: float = 1.0) -> Latents:
+    def log_q(self, x: Tensor, latents: Latents) -> Tensor:
+        z2, z1 = latents
+        return self.q_z2(x).log_prob(z2) + self.q_z1(self.q_z1.image_half(x), z2).log_prob(z1)
+
+    def log_p(self, latents: Latents, mixture: Mixture) -> Tensor:
+        z2, z1 = latents
+        return mixture.log_prob(z2) + self.p_z1(z2).log_prob(z1)
+
+    def ancestral_sample(self, top: DiagonalNormal, noise: Tensor, temperature: float = 1.0) -> Latents:
         noise2, noise1 = self._split(noise)
-        z2 = top.sample(noise2, temperature)
-        return self.p_z1(z2).sample(noise1, temperature), z2
+        z2 = top.rsample(noise2, temperature)
+        return z2, self.p_z1(z2).rsample(noise1, temperature)
 
     def decode(self, latents: Latents) -> Tensor:
         return self.p_x(*latents)
+
+    def posterior_modules(self) -> tuple[nn.Module, ...]:
+        return self.q_z2, self.q_z1
 
     def _split(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         noise2, noise1 = torch.split(noise, list(self.latent_dims.values()), dim=-1)
@@ -245,19 +440,15 @@ class HVAE(LatentModel):
 
 
 class ConvHVAE(HVAE):
-    """The two-layer model with gated convolutions in the encoders and the decoder."""
+    """Model of two stochastic layers with gated convolutions in the encoders and in the decoder (Sec. 5.1)."""
 
     top_encoder = ConvEncoder
     bottom_posterior = ConvPosterior
     decoder = ConvDecoder
 
-    @property
-    def chunk_rows(self) -> int:
-        return convolution_rows(self.config)
-
 
 class PixelHVAE(HVAE):
-    """The two-layer model with convolutional encoders and a PixelCNN decoder, which draws pixel after pixel."""
+    """Model of two stochastic layers with convolutional encoders and a PixelCNN decoder (Sec. 5.1)."""
 
     autoregressive = True
     top_encoder = ConvEncoder
@@ -265,27 +456,44 @@ class PixelHVAE(HVAE):
     decoder = PixelCNNDecoder
     p_x: PixelCNNDecoder
 
-    @property
-    def chunk_rows(self) -> int:
-        return convolution_rows(self.config)
-
     def log_px(self, x: Tensor, latents: Latents) -> Tensor:
         return self.likelihood.log_prob(x, self.p_x(*latents, x))
 
     def decode(self, latents: Latents) -> Tensor:
         raise NotImplementedError("the pixels of an autoregressive model have no parameters before they are drawn")
 
-    def draw_image(self, latents: Latents, uniform: Tensor) -> Tensor:
-        z1, z2 = latents
-        return self._to_images(self.p_x.sample(z1, z2, uniform, self.likelihood))
+    def draw_image(self, latents: Latents, pixel_noise: Tensor) -> Tensor:
+        z2, z1 = latents
+        return self._to_images(self.p_x.sample(z2, z1, pixel_noise, self.likelihood))
 
 
 MODELS: dict[str, type[LatentModel]] = {"vae": VAE, "hvae": HVAE, "conv_hvae": ConvHVAE, "pixel_hvae": PixelHVAE}
+"""Models by the name that `ModelConfig.model` takes."""
 
 
 def build_model(config: ModelConfig) -> LatentModel:
-    """A freshly initialized model; raises `ValueError` if the config names an unknown model, prior or likelihood."""
+    """A freshly initialized model.
+
+    Raises:
+        ValueError: If the config names an unknown model, prior or likelihood, or images the networks cannot take.
+
+    Example:
+        >>> type(build_model(ModelConfig(model="vae")))
+        <class 'vampprior.models.VAE'>
+    """
     for name, known in (("model", MODELS), ("prior", PRIORS), ("likelihood", LIKELIHOODS)):
         if getattr(config, name) not in known:
             raise ValueError(f"unknown {name} {getattr(config, name)!r}; known are {', '.join(sorted(known))}")
     return MODELS[config.model](config)
+
+
+def _log_mean_exp(log_weights: Tensor) -> Tensor:
+    return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])
+
+
+def _random(
+    draw: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Random numbers on the device and of the type of `like`, drawn where the generator is."""
+    options: dict[str, Any] = {"dtype": like.dtype, "device": like.device if generator is None else generator.device}
+    return draw(shape, generator=generator, **options).to(like.device)

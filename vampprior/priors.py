@@ -1,4 +1,4 @@
-"""Priors over the top latent. Each one, whatever its parameters, gives a `Mixture`: that is all a model asks of it."""
+"""Priors over the top latent. Each of them is a `Mixture` once its parameters are fixed, which is all a model needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
 from vampprior.distributions import LOG_VAR_MAX, LOG_VAR_MIN, DiagonalNormal, Mixture
-from vampprior.layers import draw_normal
+from vampprior.layers import init_normal_
 
 __all__ = [
     "PRIORS",
@@ -25,35 +25,50 @@ __all__ = [
 ]
 
 Encoder = Callable[[Tensor], DiagonalNormal]
-"""The variational posterior of the top latent: images (N, C, H, W) -> normals over (N, M)."""
+"""Posterior of the top latent: images $(N, C, H, W)$ to normals over $(N, M)$."""
 
 
 class Prior(nn.Module, ABC):
-    """A prior over the top latent, of dimension M = `latent_dim`."""
+    """Prior over the top latent, which has `latent_dim` units.
+
+    Args:
+        config: The model's configuration; `num_components` is the number K of components.
+        latent_dim: Units M of the top latent.
+    """
 
     learns_pseudo_inputs: ClassVar[bool] = False
-    """Whether `start` may be given any images; if not, and the prior has pseudo-inputs, they are training images."""
+    """True if the pseudo-inputs are parameters; otherwise, if there are any, they are training images."""
+
+    def __init__(self, config: ModelConfig, latent_dim: int) -> None:
+        super().__init__()
+        self.config, self.latent_dim = config, latent_dim
 
     @abstractmethod
     def mixture(self, encoder: Encoder) -> Mixture:
-        """The prior as a mixture; `encoder` is the model's own posterior of the top latent."""
+        """The prior as a mixture of K components; `encoder` is the model's posterior of the top latent."""
 
     @property
     def pseudo_inputs(self) -> Tensor | None:
-        """Images (K, C, H, W) in [0, 1] that stand for the components, for priors that have them."""
+        """Images $(K, C, H, W)$ in [0, 1], one per component; None if the prior has no pseudo-inputs."""
         return None
 
-    def start(self, images: Tensor) -> None:
-        """Put the pseudo-inputs, for priors that have them, to these images (K, C, H, W)."""
+    def init_pseudo_inputs(self, images: Tensor) -> None:
+        """Set the pseudo-inputs to images $(K, C, H, W)$; does nothing if the prior has none."""
 
 
 class StandardNormal(Prior):
-    """N(0, I): a mixture of one component."""
+    r"""The standard normal $\mathcal{N}(0, I)$, a mixture of one component.
+
+    Example:
+        >>> prior = StandardNormal(ModelConfig(), latent_dim=2)
+        >>> prior.mixture(encoder=None).log_prob(torch.zeros(1, 2))  # -log(2 pi)
+        tensor([-1.8379])
+    """
 
     zero: Tensor
 
-    def __init__(self, config: ModelConfig, latent_dim: int) -> None:  # noqa: ARG002
-        super().__init__()
+    def __init__(self, config: ModelConfig, latent_dim: int) -> None:
+        super().__init__(config, latent_dim)
         self.register_buffer("zero", torch.zeros(1, latent_dim), persistent=False)
 
     def mixture(self, encoder: Encoder) -> Mixture:  # noqa: ARG002
@@ -61,11 +76,14 @@ class StandardNormal(Prior):
 
 
 class MixtureOfGaussians(Prior):
-    """1/K sum_k N(mu_k, diag(sigma_k^2)) with trained means and variances; log-variances are clamped to [-6, 2]."""
+    r"""Mixture $\frac{1}{K} \sum_k \mathcal{N}(\mu_k, \mathrm{diag}(\sigma_k^2))$ with trained means and variances.
+
+    Log-variances are clamped to [-6, 2].
+    """
 
     def __init__(self, config: ModelConfig, latent_dim: int) -> None:
-        super().__init__()
-        self.mean = nn.Parameter(draw_normal(torch.empty(config.num_components, latent_dim), 0.0, 1.0))
+        super().__init__(config, latent_dim)
+        self.mean = nn.Parameter(init_normal_(torch.empty(config.num_components, latent_dim), 0.0, 1.0))
         self.log_var = nn.Parameter(torch.zeros(config.num_components, latent_dim))
 
     def mixture(self, encoder: Encoder) -> Mixture:  # noqa: ARG002
@@ -73,16 +91,25 @@ class MixtureOfGaussians(Prior):
 
 
 class VampPrior(Prior):
-    """1/K sum_k q(z | u_k) with learned pseudo-inputs u_k (Eq. 9 and 12).
+    r"""Variational mixture of posteriors, $\frac{1}{K} \sum_k q(z \mid u_k)$ (Eq. 9), with learned pseudo-inputs $u_k$.
 
-    The free parameters pass through a clamp to [0, 1]. They start at N(0.5, 0.1) unless `start` says otherwise.
+    Pseudo-inputs are free parameters clamped to [0, 1], which start at draws from N(0.5, 0.1^2).
+
+    References:
+        | VAE with a VampPrior (Tomczak & Welling, 2018)
+        | https://arxiv.org/abs/1705.07120
+
+    Example:
+        >>> config = ModelConfig(image_shape=(1, 4, 4), num_components=7)
+        >>> VampPrior(config, latent_dim=2).pseudo_inputs.shape
+        torch.Size([7, 1, 4, 4])
     """
 
     learns_pseudo_inputs = True
 
-    def __init__(self, config: ModelConfig, latent_dim: int) -> None:  # noqa: ARG002
-        super().__init__()
-        self.free_inputs = nn.Parameter(draw_normal(torch.empty(config.num_components, *config.image_shape), 0.5, 0.1))
+    def __init__(self, config: ModelConfig, latent_dim: int) -> None:
+        super().__init__(config, latent_dim)
+        self.free_inputs = nn.Parameter(init_normal_(torch.empty(config.num_components, *config.image_shape), 0.5, 0.1))
 
     @property
     def pseudo_inputs(self) -> Tensor:
@@ -92,33 +119,33 @@ class VampPrior(Prior):
         mean, log_var = encoder(self.pseudo_inputs)
         return Mixture(mean, log_var, self.log_weights(mean))
 
-    def log_weights(self, like: Tensor) -> Tensor:
-        """log w_k, shape (K,)."""
-        return _uniform(like)
+    def log_weights(self, mean: Tensor) -> Tensor:
+        r"""$\log w_k$, shape $(K)$, for components with these means."""
+        return _uniform(mean)
 
     @torch.no_grad()
-    def start(self, images: Tensor) -> None:
+    def init_pseudo_inputs(self, images: Tensor) -> None:
         self.free_inputs.copy_(images)
 
 
 class WeightedVampPrior(VampPrior):
-    """sum_k w_k q(z | u_k) with learned weights, the softmax of free parameters (Eq. 16)."""
+    r"""VampPrior with learned weights, $\sum_k w_k q(z \mid u_k)$, the softmax of free parameters (Eq. 16)."""
 
     def __init__(self, config: ModelConfig, latent_dim: int) -> None:
         super().__init__(config, latent_dim)
         self.logits = nn.Parameter(torch.zeros(config.num_components))
 
-    def log_weights(self, like: Tensor) -> Tensor:  # noqa: ARG002
+    def log_weights(self, mean: Tensor) -> Tensor:  # noqa: ARG002
         return torch.log_softmax(self.logits, dim=0)
 
 
 class DataVampPrior(Prior):
-    """1/K sum_k q(z | x_k) with a fixed random subset of the training images ("VampPrior data", Sec. 4)."""
+    r"""Mixture $\frac{1}{K} \sum_k q(z \mid x_k)$ over a fixed random subset of the training images (Sec. 4)."""
 
     images: Tensor
 
-    def __init__(self, config: ModelConfig, latent_dim: int) -> None:  # noqa: ARG002
-        super().__init__()
+    def __init__(self, config: ModelConfig, latent_dim: int) -> None:
+        super().__init__(config, latent_dim)
         self.register_buffer("images", torch.zeros(config.num_components, *config.image_shape))
 
     @property
@@ -129,13 +156,13 @@ class DataVampPrior(Prior):
         mean, log_var = encoder(self.images)
         return Mixture(mean, log_var, _uniform(mean))
 
-    def start(self, images: Tensor) -> None:
+    def init_pseudo_inputs(self, images: Tensor) -> None:
         self.images.copy_(images)
 
 
-def _uniform(like: Tensor) -> Tensor:
+def _uniform(mean: Tensor) -> Tensor:
     """log 1/K for each of the K rows."""
-    return torch.log_softmax(like.new_zeros(len(like)), dim=0)
+    return torch.log_softmax(mean.new_zeros(len(mean)), dim=0)
 
 
 PRIORS: dict[str, type[Prior]] = {
@@ -145,3 +172,4 @@ PRIORS: dict[str, type[Prior]] = {
     "weighted_vampprior": WeightedVampPrior,
     "vampprior_data": DataVampPrior,
 }
+"""Priors by the name that `ModelConfig.prior` takes."""

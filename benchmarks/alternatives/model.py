@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks import naive
 from benchmarks.machine import CHECKPOINT
 from vampprior.checkpoint import load_checkpoint
-from vampprior.likelihood import log_likelihood
+from vampprior.importance import log_likelihood
 from vampprior.models import HVAE
 
 __all__ = ["NAIVE", "NUM_SAMPLES", "THREADS", "Model", "decode_png", "encode_png"]
@@ -36,12 +36,10 @@ class Model:
         with torch.inference_mode():
             self.mixture = self.model.prior_mixture()
 
-    @torch.inference_mode()
     def sample(self, pseudo_inputs: Sequence[int], temperature: float = 1.0) -> NDArray[np.float32]:
         """An image from the prior component of each pseudo-input, in one pass: (N, 1, 28, 28)."""
-        noise = temperature * torch.randn(len(pseudo_inputs), self.model.noise_dim)
-        latents = self.model.descend(self.mixture.component(torch.tensor(pseudo_inputs)), noise)
-        return self.model.mean_image(latents).numpy()
+        components = torch.tensor(pseudo_inputs)
+        return self.model.sample(len(components), components, temperature, mixture=self.mixture).numpy()
 
     def score(self, images: Sequence[Tensor]) -> list[dict[str, Any]]:
         """The log-likelihood of each image, in one call of the library, or by the naive estimate."""

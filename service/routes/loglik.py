@@ -20,7 +20,7 @@ from service.schemas import LogLikelihoodAnswer
 from service.scoring import LogLikelihoodJob
 from service.store import LoadedModel
 from service.uploads import UPLOAD_BODY
-from vampprior.likelihood import LogLikelihood
+from vampprior.importance import LogLikelihood
 
 __all__ = ["router"]
 
@@ -103,6 +103,8 @@ def describe_score(score: LogLikelihood, loaded: LoadedModel) -> dict[str, Any]:
         "bits_per_dim": round(-value / (loaded.card.model.num_pixels * math.log(2.0)), 5),
         "elbo": round(score.elbo.item(), 4),
         "effective_sample_size": round(effective, 1),
+        "pareto_k": round(score.pareto_k.item(), 3) if score.pareto_k.isfinite() else None,
+        "reliability": score.reliability[0],
         "percentile": None if percentile is None else round(percentile, 1),
         "summary": _in_words(percentile) + ("" if effective >= MIN_EFFECTIVE else HANGS_ON_ONE),
     }

@@ -8,7 +8,7 @@ import torch
 from benchmarks import naive
 from benchmarks.model import MatrixProducts
 from vampprior import ModelConfig, build_model
-from vampprior.likelihood import log_likelihood
+from vampprior.importance import log_likelihood
 
 CONFIG = ModelConfig(image_shape=(1, 4, 4), z1_dim=2, z2_dim=2, hidden_dim=8, num_components=5)
 

@@ -17,7 +17,8 @@ import uvicorn
 from service.app import create_app
 from service.settings import Settings
 from vampprior import ModelConfig, build_model
-from vampprior.checkpoint import Card, save_checkpoint
+from vampprior.card import Card
+from vampprior.checkpoint import save_checkpoint
 
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 180.0  # seconds after which what a test waits for will not happen any more

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from vampprior import ModelConfig, build_model
-from vampprior.checkpoint import Card, save_checkpoint
+from vampprior.card import Card
+from vampprior.checkpoint import save_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.tools]
 

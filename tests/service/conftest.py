@@ -35,7 +35,8 @@ from service.jobs import Compute, Job, Runtime
 from service.server import Server
 from service.settings import Settings
 from vampprior import LatentModel, ModelConfig, build_model
-from vampprior.checkpoint import Card, load_checkpoint, save_checkpoint
+from vampprior.card import Card
+from vampprior.checkpoint import load_checkpoint, save_checkpoint
 
 TINY = {"image_shape": (1, 8, 8), "z1_dim": 4, "z2_dim": 3, "hidden_dim": 16, "num_components": 6}
 QUANTILES = {"probabilities": [0.0, 0.25, 0.5, 0.75, 1.0], "values": [-50.0, -48.0, -47.0, -46.0, -40.0]}

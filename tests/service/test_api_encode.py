@@ -24,7 +24,7 @@ def encode(client: httpx.Client, pngs: list[bytes]) -> Any:
 @pytest.mark.parametrize("reference", ["tiny-vamp@10", "tiny-vamp@1", "tiny-normal@1"])
 def test_the_posterior_is_the_models_own(encode: Any, load_model: Any, images: Any, reference: str) -> None:
     with torch.inference_mode():
-        expected = load_model(reference).posteriors(torch.from_numpy(images))
+        expected = load_model(reference).encode(torch.from_numpy(images))
     results = encode(model=reference)
     assert list(results[0]["posterior"]) == list(expected) == ["z2", "z1"]
     for layer, normal in expected.items():
@@ -36,7 +36,7 @@ def test_the_posterior_is_the_models_own(encode: Any, load_model: Any, images: A
 def test_components_are_the_most_responsible_ones(encode: Any, load_model: Any, images: Any) -> None:
     model = load_model("tiny-vamp@10")
     with torch.inference_mode():
-        top = model.posteriors(torch.from_numpy(images))["z2"].mean
+        top = model.encode(torch.from_numpy(images))["z2"].mean
         expected = model.prior_mixture().responsibilities(top).numpy()
     for result, probabilities in zip(encode(top=3), expected, strict=True):
         assert [item["index"] for item in result["components"]] == list(np.argsort(-probabilities)[:3])

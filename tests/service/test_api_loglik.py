@@ -15,31 +15,22 @@ from service.noise import seeded_generator
 from service.routes.loglik import describe_score
 from service.store import LoadedModel
 from vampprior import LatentModel, LogLikelihood, ModelConfig, log_likelihood
-from vampprior.checkpoint import Card, read_card
-from vampprior.likelihood import RunningLogMeanExp
+from vampprior.card import Card, read_card
 
 
-def seeded_noise(model: LatentModel, num_samples: int, seed: int) -> Any:
-    """The service's noise of a seed, a row a sample, handed out in chunks of any size."""
-    drawn = torch.randn(1, num_samples, model.noise_dim, generator=seeded_generator(seed))
-    taken = 0
-
-    def take(count: int) -> torch.Tensor:
-        nonlocal taken
-        taken += count
-        return drawn[:, taken - count : taken]
-
-    return take
+def seeded_noise(model: LatentModel, num_samples: int, seed: int) -> torch.Tensor:
+    """The service's noise of a seed, (1, num_samples, noise_dim)."""
+    return torch.randn(1, num_samples, model.noise_dim, generator=seeded_generator(seed))
 
 
 @pytest.fixture(scope="module")
 def expected(load_model: Any) -> Any:
-    """The score of one image (C, H, W), computed by the model itself in chunks of another size."""
+    """The score of one image (C, H, W), computed by the model itself in chunks of its own size."""
 
     def score(reference: str, image: Any, *, num_samples: int, seed: int) -> LogLikelihood:
         model = load_model(reference)
         noise = seeded_noise(model, num_samples, seed)
-        return log_likelihood(model, torch.tensor(image)[None], num_samples=num_samples, chunk_rows=77, noise=noise)
+        return log_likelihood(model, torch.tensor(image)[None], num_samples=num_samples, noise=noise)
 
     return score
 
@@ -65,6 +56,9 @@ def assert_is_score(result: dict[str, Any], expected: LogLikelihood) -> None:
     error = pytest.approx(expected.standard_error.item(), abs=2e-4) if effective >= 2 else None
     assert result["standard_error"] == error
     assert result["effective_sample_size"] == pytest.approx(effective, abs=0.1, rel=1e-3)
+    k = expected.pareto_k.item()
+    assert result["pareto_k"] == (pytest.approx(k, abs=2e-3) if math.isfinite(k) else None)
+    assert result["reliability"] == ("good" if k < 0.7 else "low")
 
 
 @pytest.mark.parametrize("reference", ["tiny-vamp@10", "tiny-vamp@2", "tiny-normal@1"])
@@ -116,10 +110,9 @@ def test_one_sample_tells_no_error(score: Any) -> None:
 def test_where_one_sample_outweighs_all_others_no_error_is_claimed() -> None:
     weights = torch.tensor([[0.0, -30.0, -40.0, -35.0]], dtype=torch.float64)
     for log_weights, hangs in ((weights, True), (weights / 100, False)):
-        running = RunningLogMeanExp(1)
-        running.update(log_weights)
+        score = LogLikelihood.from_samples(log_weights, torch.zeros_like(log_weights))
         card = Card("tiny", "1", ModelConfig())
-        described = describe_score(running.result(), cast("LoadedModel", SimpleNamespace(card=card)))
+        described = describe_score(score, cast("LoadedModel", SimpleNamespace(card=card)))
         assert (described["standard_error"] is None) is hangs
         assert ("hangs on a single sample" in described["summary"]) is hangs
 

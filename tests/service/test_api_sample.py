@@ -31,7 +31,7 @@ def component_images(load_model: Any) -> Any:
         model = load_model(reference)
         mixture = model.prior_mixture()
         top = mixture.component(torch.arange(len(mixture.mean)))
-        return model.mean_image(model.descend(top, torch.zeros(len(mixture.mean), model.noise_dim))).numpy()
+        return model.mean_image(model.ancestral_sample(top, torch.zeros(len(mixture.mean), model.noise_dim))).numpy()
 
     return decode
 

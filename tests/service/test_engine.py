@@ -17,8 +17,8 @@ from service.engine import Engine
 from service.errors import Overloaded
 from service.jobs import Compute, Job, Runtime
 from service.metrics import Metrics
+from service.thread_pool import ThreadPool
 from vampprior import ModelConfig, build_model
-from vampprior.crew import Crew
 
 pytestmark = pytest.mark.anyio
 
@@ -77,16 +77,17 @@ def together(kind: type[Counting], threads: int) -> type[Counting]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[int], Engine]]:
-    """Starts an engine with so many threads."""
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Engine]]:
+    """Starts an engine with so many threads, whose longest steps have 512 rows."""
     Counting.log.clear()
     Counting.gate.clear()
     model = build_model(ModelConfig(image_shape=(1, 2, 2), z1_dim=1, z2_dim=1, hidden_dim=2, num_components=1))
+    monkeypatch.setattr("service.jobs.STEP_BYTES", 512 * model.bytes_per_row)
     engines: list[Engine] = []
 
     def start(threads: int) -> Engine:
         def load() -> Runtime:
-            return Runtime(model, model.prior_mixture(), torch.device("cpu"), Crew(threads))
+            return Runtime(model, model.prior_mixture(), torch.device("cpu"), ThreadPool(threads))
 
         engines.append(Engine("tiny@1", load, queue_length=6, queued_rows=100, metrics=Metrics()))
         return engines[-1]

@@ -9,8 +9,8 @@ import torch
 from service.jobs import EncodeJob, ReconstructJob, Runtime, SampleJob
 from service.noise import seeded_generator
 from service.scoring import LogLikelihoodJob
+from service.thread_pool import thread_pool
 from vampprior import ModelConfig, build_model, log_likelihood
-from vampprior.crew import crew_of
 
 CONFIG = ModelConfig(image_shape=(1, 12, 12), z1_dim=5, z2_dim=4, hidden_dim=64, num_components=7)
 
@@ -19,7 +19,7 @@ CONFIG = ModelConfig(image_shape=(1, 12, 12), z1_dim=5, z2_dim=4, hidden_dim=64,
 def runtime(request: pytest.FixtureRequest) -> Runtime:
     torch.manual_seed(3)
     model = build_model(CONFIG).requires_grad_(False).eval()
-    return Runtime(model, model.prior_mixture(), torch.device("cpu"), crew_of(request.param))
+    return Runtime(model, model.prior_mixture(), torch.device("cpu"), thread_pool(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_samples_of_a_component_at_temperature_zero_are_its_decoded_mean(runtime
     images = finish(runtime, sample(runtime, 3, 1, component=5, heat=0.0))[0]
     model = runtime.model
     top = runtime.mixture.component(torch.full((16,), 5))
-    expected = model.mean_image(model.descend(top, torch.zeros(16, model.noise_dim)))
+    expected = model.mean_image(model.ancestral_sample(top, torch.zeros(16, model.noise_dim)))
     np.testing.assert_array_equal(images, expected[:3].numpy())
 
 
@@ -81,8 +81,8 @@ def test_drawn_samples_have_the_mean_images_frequencies(runtime):
 
 def test_reconstruction_passes_posterior_means_through_the_decoder(runtime, gray):
     model = runtime.model
-    posteriors = model.posteriors(model.likelihood.from_bytes(torch.from_numpy(gray)))
-    expected = model.mean_image((posteriors["z1"].mean, posteriors["z2"].mean)).numpy()
+    posteriors = model.encode(model.likelihood.from_bytes(torch.from_numpy(gray)))
+    expected = model.mean_image((posteriors["z2"].mean, posteriors["z1"].mean)).numpy()
     result = finish(runtime, ReconstructJob(model, gray, seed=0, draw=False))[0]
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
@@ -100,13 +100,8 @@ def test_log_likelihood_is_the_librarys_with_the_same_noise(runtime, gray, num_s
     job = LogLikelihoodJob(runtime.model, gray[0], num_samples=num_samples, seed=11)
     score = finish(runtime, job)[0]
     drawn = torch.randn(1, num_samples, runtime.model.noise_dim, generator=seeded_generator(11))
-    parts = iter(torch.split(drawn, runtime.model.chunk_rows, dim=1))
-
-    def noise(count: int) -> torch.Tensor:
-        return next(parts)
-
     x = runtime.model.likelihood.from_bytes(torch.from_numpy(gray[:1]))
-    expected = log_likelihood(runtime.model, x, num_samples=num_samples, noise=noise, mixture=runtime.mixture)
+    expected = log_likelihood(runtime.model, x, num_samples=num_samples, noise=drawn, mixture=runtime.mixture)
     assert score.num_samples == num_samples
     # float32 sums over 144 pixels, in another order
     assert score.value.item() == pytest.approx(expected.value.item(), abs=1e-4)
@@ -138,7 +133,7 @@ def test_images_that_wait_pass_the_encoder_together_and_once(runtime, gray, monk
         return condition(model, x)
 
     monkeypatch.setattr(type(runtime.model), "condition", counting)
-    untraced = Runtime(runtime.model, runtime.mixture, runtime.device, runtime.crew)
+    untraced = Runtime(runtime.model, runtime.mixture, runtime.device, runtime.pool)
     monkeypatch.setattr(untraced.programs, "run", lambda key, function, *inputs: function(*inputs))
     jobs = [LogLikelihoodJob(runtime.model, x, num_samples=30, seed=0) for x in gray[:20]]
     finish(untraced, *jobs)
@@ -164,6 +159,6 @@ def test_a_score_has_the_same_bits_in_short_chunks(runtime, gray, num_samples):
         job = LogLikelihoodJob(runtime.model, gray[0], num_samples=num_samples, seed=5)
         return finish(runtime, job, rows=rows)[0]
 
-    long, short = score(runtime.model.chunk_rows), score(runtime.short_step)
-    assert runtime.short_step < runtime.model.chunk_rows
+    long, short = score(runtime.long_step), score(runtime.short_step)
+    assert runtime.short_step < runtime.long_step
     assert (long.value, long.effective_sample_size, long.elbo) == (short.value, short.effective_sample_size, short.elbo)

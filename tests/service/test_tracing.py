@@ -13,9 +13,9 @@ from torch import Tensor
 
 from service.jobs import EncodeJob, Job, ReconstructJob, Runtime, SampleJob
 from service.scoring import LogLikelihoodJob
+from service.thread_pool import thread_pool
 from service.tracing import Programs
 from vampprior import LIKELIHOODS, MODELS, PRIORS, ModelConfig, build_model
-from vampprior.crew import crew_of
 
 
 class Untraced(Programs):
@@ -44,9 +44,9 @@ def runtimes(request: pytest.FixtureRequest) -> tuple[Runtime, Runtime]:
     model = build_model(config).requires_grad_(False).eval()
     with torch.inference_mode():
         mixture = model.prior_mixture()
-    crew = crew_of(2)
+    pool = thread_pool(2)
     cpu = torch.device("cpu")
-    return Runtime(model, mixture, cpu, crew), Runtime(model, mixture, cpu, crew, Untraced())
+    return Runtime(model, mixture, cpu, pool), Runtime(model, mixture, cpu, pool, Untraced())
 
 
 GRAY = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
@@ -74,7 +74,7 @@ def outputs(runtime: Runtime, job: Job) -> list[np.ndarray]:
         while job.rows:
             type(job).take(runtime, [job], 32)()
     if isinstance(job, LogLikelihoodJob):
-        return [job.result().value.numpy(), *job.log_weights.values()]
+        return [job.result().value.numpy(), *job.samples.values()]
     return job.columns()
 
 

@@ -22,7 +22,7 @@ from training.datasets import Dataset, load_dataset
 from training.recipe import Recipe
 from training.runs import Run
 from training.trainer import Trainer
-from vampprior.checkpoint import Card, write_card
+from vampprior.card import Card, write_card
 from vampprior.config import ModelConfig
 
 TINY = """

@@ -13,7 +13,7 @@ import pytest
 
 import training
 from training.data.splits import Dataset
-from vampprior.checkpoint import read_card
+from vampprior.card import read_card
 
 ROOT = Path(training.__file__).parents[1]
 MISSING = ("fastapi", "platformdirs", "pooch", "sklearn")  # matplotlib brings Pillow, a late typer pydantic

@@ -6,7 +6,7 @@ import pytest
 
 from training.checkpoints import find_checkpoint, list_checkpoints, new_checkpoint
 from training.recipe import RecipeError
-from vampprior.checkpoint import CheckpointError
+from vampprior.card import CheckpointError
 
 
 @pytest.fixture

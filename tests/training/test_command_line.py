@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from vampprior.checkpoint import load_checkpoint, read_card
+from vampprior.card import read_card
+from vampprior.checkpoint import load_checkpoint
 
 Command = Callable[..., Any]  # what the fixture `command` gives: arguments -> exit code, output, errors
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
-from vampprior.distributions import LIKELIHOODS
+from vampprior.likelihoods import LIKELIHOODS
 
 BERNOULLI = LIKELIHOODS["bernoulli"]
 

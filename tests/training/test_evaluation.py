@@ -11,10 +11,11 @@ import torch
 from training.datasets import Dataset, DatasetError
 from training.evaluation import Evaluation
 from training.scoring import Plan
-from vampprior.checkpoint import CheckpointError, load_checkpoint, read_card, write_card
-from vampprior.likelihood import log_likelihood, torch_noise
+from vampprior.card import CheckpointError, read_card, write_card
+from vampprior.checkpoint import load_checkpoint
+from vampprior.importance import log_likelihood
 
-PLAN = Plan(num_samples=20, max_images=12, chunk_rows=8, seed=0, device="cpu")
+PLAN = Plan(num_samples=20, max_images=12, max_bytes=2048, seed=0, device="cpu")
 Open = Callable[..., Evaluation]
 
 
@@ -36,8 +37,7 @@ def test_scores_are_the_log_likelihoods_of_the_chosen_images(open_evaluation: Op
     index = 5
     x = torch.from_numpy(digits.test)[evaluation.chosen[index : index + 1]].float()
     generator = torch.Generator().manual_seed(index)
-    noise = torch_noise(evaluation.model, x, generator)
-    expected = log_likelihood(evaluation.model, x, num_samples=20, chunk_rows=8, noise=noise)
+    expected = log_likelihood(evaluation.model, x, 20, generator, max_bytes=PLAN.max_bytes)
     assert evaluation.scores.columns["value"][index] == expected.value[0]
     assert evaluation.scores.columns["standard_error"][index] == expected.standard_error[0]
 
@@ -69,13 +69,14 @@ def test_a_stopped_evaluation_goes_on_to_the_same_numbers(open_evaluation: Open)
 
 
 def test_batches_of_several_images_cover_all_of_them(open_evaluation: Open) -> None:
-    evaluation = open_evaluation(chunk_rows=100)  # five images at once
+    evaluation = open_evaluation()
+    evaluation = open_evaluation(max_bytes=100 * evaluation.model.bytes_per_row)  # five images at once
     seen = []
     evaluation.score(lambda done, mean: seen.append(done))
     assert seen == [5, 10, 12]
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"num_samples": 21}, {"chunk_rows": 9}, {"max_images": 13}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"num_samples": 21}, {"max_bytes": 2049}, {"max_images": 13}])
 def test_another_plan_keeps_its_own_scores(change: dict[str, int], open_evaluation: Open) -> None:
     assert open_evaluation(**change).scores.path != open_evaluation().scores.path
 
@@ -106,20 +107,25 @@ def test_a_subset_is_drawn_at_random_by_its_seed() -> None:
 
 
 def test_the_metrics_agree_with_each_other(open_evaluation: Open) -> None:
-    evaluation = open_evaluation(max_images=None, num_samples=5, chunk_rows=500)
+    evaluation = open_evaluation(max_images=None, num_samples=25, max_bytes=1 << 20)
     evaluation.score(silently)
     metrics = evaluation.metrics()
     values = evaluation.scores.columns["value"].numpy()
     errors = evaluation.scores.columns["standard_error"].numpy()
     assert metrics["num_images"] == len(values) == 250
-    assert metrics["num_samples"] == 5
+    assert metrics["num_samples"] == 25
     assert metrics["log_likelihood"] == pytest.approx(values.mean())
     assert metrics["log_likelihood_standard_error"] == pytest.approx(values.std(ddof=1) / np.sqrt(250))
     assert metrics["monte_carlo_standard_error"] == pytest.approx(np.sqrt((errors**2).sum()) / 250)
     assert metrics["bits_per_dim"] == pytest.approx(-values.mean() / 64 / np.log(2))
     assert metrics["log_likelihood"] > metrics["elbo"]
-    # two estimates of one bound: a single sample of every image, and the mean over its importance samples
-    assert metrics["reconstruction"] - metrics["kl"] == pytest.approx(metrics["elbo"], abs=1.0)
+    assert metrics["reconstruction"] - metrics["kl"] == metrics["elbo"]
+    k = evaluation.scores.columns["pareto_k"].numpy()
+    assert metrics["reliable_share"] == (k < 0.7).mean()
+    assert 0 < metrics["reliable_share"] < 1
+    sizes = evaluation.scores.columns["effective_sample_size"].numpy()
+    assert (sizes < metrics["median_effective_sample_size"]).sum() <= 125
+    assert (sizes > metrics["median_effective_sample_size"]).sum() <= 125
 
 
 def test_a_unit_is_active_if_its_posterior_mean_moves_with_the_image(open_evaluation: Open) -> None:
@@ -140,11 +146,13 @@ def test_the_card_takes_the_metrics_and_stays_a_card(open_evaluation: Open, chec
     evaluation.write()
     _, card = load_checkpoint(checkpoint)
     assert card.metrics["num_images"] == 12
-    assert replace(card, metrics={}, log_likelihood_quantiles={}) == before
-    values = evaluation.scores.columns["value"]
-    assert card.log_likelihood_quantiles["values"][0] == values.min().item()
-    assert card.log_likelihood_quantiles["values"][-1] == values.max().item()
-    assert card.percentile(values.median().item()) == pytest.approx(50, abs=10)
+    assert replace(card, metrics={}, scores_sha256="") == before
+    columns = evaluation.scores.columns
+    assert card.scores is not None
+    for name, column in card.scores._asdict().items():
+        np.testing.assert_array_equal(column, columns["value" if name == "log_likelihood" else name].float())
+    assert card.quantiles()["values"][0] == pytest.approx(columns["value"].min().item(), rel=1e-6)
+    assert card.percentile(columns["value"].median().item()) == pytest.approx(50, abs=10)
     assert (checkpoint / "log_likelihoods.png").stat().st_size > 1000
 
 

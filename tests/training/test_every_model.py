@@ -14,7 +14,8 @@ from training.datasets import Dataset, load_dataset
 from training.recipe import Recipe
 from training.trainer import Trainer
 from vampprior import LIKELIHOODS, MODELS, PRIORS
-from vampprior.checkpoint import Card, load_checkpoint, save_checkpoint
+from vampprior.card import Card
+from vampprior.checkpoint import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 

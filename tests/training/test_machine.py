@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hardware import device_name
 from training.machine import DeviceChoice, prepare, settle_precision
 from training.recipe import RecipeError
-from vampprior.machine import device_name
 
 
 @pytest.fixture(autouse=True)

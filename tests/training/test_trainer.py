@@ -15,7 +15,8 @@ from training.optim import NormalizedAdam
 from training.recipe import Recipe, RecipeError
 from training.runs import Run
 from training.trainer import Trainer
-from vampprior.checkpoint import CheckpointError, load_checkpoint
+from vampprior.card import CheckpointError
+from vampprior.checkpoint import load_checkpoint
 
 CPU = torch.device("cpu")
 MetricsOf = Callable[[Path], list[dict[str, float]]]

@@ -49,7 +49,7 @@ def tiny_model(tiny_config: Callable[..., ModelConfig]) -> Callable[..., LatentM
                     parameter.normal_(0.0, 0.3)
         images = model.prior.pseudo_inputs
         if images is not None:
-            model.prior.start(torch.empty_like(images).uniform_(0.1, 0.9))
+            model.prior.init_pseudo_inputs(torch.empty_like(images).uniform_(0.1, 0.9))
         return model
 
     return make

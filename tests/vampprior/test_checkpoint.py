@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vampprior import LatentModel, ModelConfig, build_model, log_likelihood
-from vampprior.checkpoint import Card, CardError, load_checkpoint, read_card, save_checkpoint, write_card
+from vampprior.card import Card, CardError, read_card, write_card
+from vampprior.checkpoint import load_checkpoint, save_checkpoint
 
 CARD = Card("digits", "1.0-rc_2", ModelConfig())
 
@@ -49,7 +50,9 @@ def test_a_loaded_model_gives_the_same_numbers_bit_for_bit(
     x, noise = images.float(), draw_noise(len(images), 7, model.noise_dim).float()
     before, after = (log_likelihood(m, x, num_samples=7, noise=lambda _: noise) for m in (model, loaded))
     assert torch.equal(before.value, after.value)
-    latents = [m.descend(m.prior_mixture().component(torch.tensor([0])), noise[:1, 0]) for m in (model, loaded)]
+    latents = [
+        m.ancestral_sample(m.prior_mixture().component(torch.tensor([0])), noise[:1, 0]) for m in (model, loaded)
+    ]
     uniform = torch.rand(1, config.num_pixels)
     assert torch.equal(model.draw_image(latents[0], uniform), loaded.draw_image(latents[1], uniform))
 

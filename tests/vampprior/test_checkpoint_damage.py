@@ -18,16 +18,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vampprior import LatentModel, ModelConfig, build_model
-from vampprior.checkpoint import (
-    MAX_CARD_BYTES,
-    Card,
-    CardError,
-    CheckpointError,
-    WeightsError,
-    load_checkpoint,
-    read_card,
-    save_checkpoint,
-)
+from vampprior.card import MAX_CARD_BYTES, Card, CardError, CheckpointError, read_card
+from vampprior.checkpoint import WeightsError, load_checkpoint, save_checkpoint
 
 CONFIG = ModelConfig(image_shape=(1, 4, 4), z1_dim=3, z2_dim=2, hidden_dim=7, num_components=5)
 

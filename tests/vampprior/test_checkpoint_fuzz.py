@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vampprior import ModelConfig, build_model
-from vampprior.checkpoint import Card, CheckpointError, load_checkpoint, save_checkpoint
+from vampprior.card import Card, CheckpointError
+from vampprior.checkpoint import load_checkpoint, save_checkpoint
 
 CONFIG = ModelConfig(image_shape=(1, 4, 4), z1_dim=3, z2_dim=2, hidden_dim=7, num_components=5)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vampprior import ModelConfig, build_model
-from vampprior.convolutional import BOTTOM_LAYERS, TOP_LAYERS, ConvDecoder, ConvFeatures
+from vampprior.networks.conv import BOTTOM_LAYERS, TOP_LAYERS, ConvDecoder, ConvFeatures
 
 
 @pytest.mark.parametrize(("image_shape", "features"), [((1, 28, 28), 294), ((1, 28, 20), 210), ((3, 8, 12), 36)])

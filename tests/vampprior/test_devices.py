@@ -6,22 +6,17 @@ and so does a branch that hangs on a value.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from torch import Tensor
 
 from vampprior import LatentModel, ModelConfig, build_model
-from vampprior.likelihood import log_importance_weights
 
 META = torch.device("meta")
 
 
 @pytest.fixture
-def elsewhere(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> LatentModel:
-    for module in ("distributions", "layers"):  # autocast knows no meta device
-        monkeypatch.setattr(f"vampprior.{module}.full_precision", lambda like: nullcontext())
+def elsewhere(config: ModelConfig) -> LatentModel:
     return build_model(config).to(META)
 
 
@@ -39,16 +34,14 @@ def test_training_stays_on_the_models_device(elsewhere: LatentModel, config: Mod
 def test_inference_stays_on_the_models_device(elsewhere: LatentModel, config: ModelConfig) -> None:
     model, x = elsewhere.eval(), empty(6, *config.image_shape)
     mixture = model.prior_mixture()
-    log_weights = log_importance_weights(model, x, model.condition(x), empty(6, 9, model.noise_dim), mixture)
-    assert (log_weights.shape, log_weights.device) == ((6, 9), META)
-    top = next(iter(model.posteriors(x).values()))
+    bound = model(x, empty(6, 9, model.noise_dim), mixture=mixture)
+    assert (bound.bound.shape, bound.bound.device) == ((6,), META)
+    top = next(iter(model.encode(x).values()))
     assert mixture.responsibilities(top.mean).device == META
 
 
 @torch.no_grad()
 def test_sampling_stays_on_the_models_device(elsewhere: LatentModel, config: ModelConfig) -> None:
     model = elsewhere.eval()
-    mixture = model.prior_mixture()
-    latents = model.descend(mixture.component(mixture.choose(empty(6))), empty(6, model.noise_dim))
-    drawn = model.draw_image(latents, empty(6, config.num_pixels))
+    drawn = model.sample(6, pixel_noise=empty(6, config.num_pixels))
     assert (drawn.shape, drawn.device) == ((6, *config.image_shape), META)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.special import expit
 
-from vampprior.distributions import DiscretizedLogistic
+from vampprior.likelihoods import Logistic
 
-LOGISTIC = DiscretizedLogistic()
+LOGISTIC = Logistic()
 BINS = torch.arange(256, dtype=torch.float64) / 256
 
 

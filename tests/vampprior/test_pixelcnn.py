@@ -28,7 +28,7 @@ def decoder(request) -> PixelCNNDecoder:
 
 
 def latents(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(n, 3, dtype=torch.float64), torch.randn(n, 2, dtype=torch.float64)
+    return torch.randn(n, 2, dtype=torch.float64), torch.randn(n, 3, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
@@ -38,29 +38,29 @@ def latents(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_same_uniforms_give_the_same_images_as_full_passes(decoder, device):
     decoder.to(device)
     likelihood = LIKELIHOODS["bernoulli" if decoder.pixels.out_channels == 1 else "logistic"]
-    z1, z2 = (z.to(device) for z in latents(9))
+    z2, z1 = (z.to(device) for z in latents(9))
     uniform = torch.rand(9, HEIGHT * WIDTH, dtype=torch.float64, device=device)
-    images = decoder.sample(z1, z2, uniform, likelihood)
-    assert torch.equal(images, decoder.sample_by_full_passes(z1, z2, uniform, likelihood))
+    images = decoder.sample(z2, z1, uniform, likelihood)
+    assert torch.equal(images, decoder.sample_by_full_passes(z2, z1, uniform, likelihood))
     assert len(torch.unique(images, dim=0)) > 1
 
 
 def test_an_image_does_not_depend_on_those_drawn_beside_it(decoder):
     likelihood = LIKELIHOODS["bernoulli" if decoder.pixels.out_channels == 1 else "logistic"]
-    z1, z2 = latents(5)
+    z2, z1 = latents(5)
     uniform = torch.rand(5, HEIGHT * WIDTH, dtype=torch.float64)
-    together = decoder.sample(z1, z2, uniform, likelihood)
+    together = decoder.sample(z2, z1, uniform, likelihood)
     for row in range(5):
-        alone = decoder.sample(z1[row : row + 1], z2[row : row + 1], uniform[row : row + 1], likelihood)
+        alone = decoder.sample(z2[row : row + 1], z1[row : row + 1], uniform[row : row + 1], likelihood)
         assert torch.equal(alone[0], together[row])
 
 
 def test_a_pixels_parameters_depend_on_earlier_pixels_and_on_no_others(decoder):
     pixels = HEIGHT * WIDTH
-    z1, z2 = latents(1)
+    z2, z1 = latents(1)
     x = torch.rand(pixels, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(
-        lambda flat: decoder(z1, z2, flat.reshape(1, 1, HEIGHT, WIDTH))[0], x
+        lambda flat: decoder(z2, z1, flat.reshape(1, 1, HEIGHT, WIDTH))[0], x
     ).reshape(-1, pixels, pixels)
     depends = jacobian.abs().sum(0) > 0
     assert not torch.triu(depends).any()

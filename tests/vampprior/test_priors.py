@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vampprior import PRIORS, DiagonalNormal, Mixture, ModelConfig, Prior
-from vampprior.networks import DenseEncoder
+from vampprior.networks.mlp import DenseEncoder
 from vampprior.priors import DataVampPrior, MixtureOfGaussians, StandardNormal, VampPrior, WeightedVampPrior
 
 Noise = Callable[..., Tensor]
@@ -116,7 +116,7 @@ def test_the_mixture_of_gaussians_has_its_own_parameters(
 def test_pseudo_inputs_start_where_they_are_put(prior: Prior, encoder: DenseEncoder) -> None:
     if prior.pseudo_inputs is not None:
         images = torch.rand_like(prior.pseudo_inputs)
-        prior.start(images)
+        prior.init_pseudo_inputs(images)
         assert torch.equal(prior.pseudo_inputs, images)
         torch.testing.assert_close(prior.mixture(encoder).mean, encoder(images).mean)
 
@@ -150,7 +150,7 @@ class Supplement:
 
     def __init__(self, encoder: DenseEncoder, x: Tensor, noise: Tensor, phi: Tensor) -> None:
         self.encoder, self.phi = encoder, phi
-        z = DiagonalNormal(*encoder(x)).sample(noise)
+        z = DiagonalNormal(*encoder(x)).rsample(noise)
         self.z = z.detach().requires_grad_()
         self.dz_dphi = torch.stack([torch.stack([self._grad(entry, phi) for entry in row]) for row in z])
 
@@ -172,7 +172,7 @@ class Supplement:
 def implemented_gradient(encoder: DenseEncoder, mixture: Mixture, x: Tensor, noise: Tensor, phi: Tensor) -> Tensor:
     """d/dphi of the mean over draws of log p(z) - log q(z | x), with everything differentiated at once."""
     posterior = DiagonalNormal(*encoder(x))
-    z = posterior.sample(noise)
+    z = posterior.rsample(noise)
     (grad,) = torch.autograd.grad((mixture.log_prob(z) - posterior.log_prob(z)).mean(), phi)
     return grad.flatten()
 

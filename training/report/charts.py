@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from training.plots import TRAIN, VALID, clean
 from training.report.components import Sweep
 from training.report.results import active_units, number
-from vampprior.checkpoint import Card
+from vampprior.card import Card
 
 __all__ = ["density", "draw_active_units", "draw_bounds", "draw_densities"]
 
@@ -48,7 +48,7 @@ def draw_active_units(sweep: Sweep, path: Path, *, title: str) -> None:
 def draw_densities(rows: Sequence[Sequence[Card]], path: Path) -> None:
     """Log-likelihoods of the test images of evaluated checkpoints, with their means, a row a data set (Figure 7).
 
-    The paper counts images; cards hold quantiles, between which the density is taken to be constant.
+    The paper counts images; here the density is constant between quantiles, which all cards give.
     """
     width = max(len(row) for row in rows)
     figure = Figure(figsize=(3.2 * width + 0.6, 2.6 * len(rows) + 0.4), layout="constrained")
@@ -56,7 +56,7 @@ def draw_densities(rows: Sequence[Sequence[Card]], path: Path) -> None:
     figure.supylabel("density, constant between quantiles", fontsize=10)
     grid = figure.subplots(len(rows), width, squeeze=False, sharex="row", sharey="row")
     for line, row in zip(grid, rows, strict=True):
-        values = [value for card in row for value in card.log_likelihood_quantiles["values"]]
+        values = [value for card in row for value in card.quantiles()["values"]]
         edges = np.linspace(min(values), max(values), BINS + 1)
         for axes in line[len(row) :]:
             axes.axis("off")
@@ -72,7 +72,7 @@ def draw_densities(rows: Sequence[Sequence[Card]], path: Path) -> None:
 
 def density(card: Card, edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the test images per nat in each bin."""
-    quantiles = card.log_likelihood_quantiles
+    quantiles = card.quantiles()
     below = np.interp(edges, quantiles["values"], quantiles["probabilities"], left=0.0, right=1.0)
     return np.diff(below) / np.diff(edges)
 

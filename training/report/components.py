@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from training.report.results import Cards, dataset_name, newest, number, reference
-from vampprior.checkpoint import Card, CheckpointError
+from vampprior.card import Card, CheckpointError
 from vampprior.config import ModelConfig
 
 __all__ = ["Sweep"]

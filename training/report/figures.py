@@ -17,7 +17,8 @@ from training.report.components import Sweep
 from training.report.generation import pseudo_inputs_of, reconstruct, sample
 from training.report.pictures import Panel, draw_panels, draw_prototypes
 from training.report.results import Cards, dataset_name, reference
-from vampprior.checkpoint import Card, CheckpointError, load_checkpoint, read_card
+from vampprior.card import Card, CheckpointError, read_card
+from vampprior.checkpoint import load_checkpoint
 from vampprior.models import MODELS, LatentModel
 
 __all__ = ["app"]
@@ -128,7 +129,7 @@ def densities(
     """Histograms of the test images' log-likelihoods."""
     rows: dict[str, list[Card]] = {}
     for card in (read_card(find_checkpoint(checkpoint, store)) for checkpoint in checkpoints):
-        if not card.log_likelihood_quantiles:
+        if not card.quantiles():
             raise CheckpointError(f"{reference(card)} was not evaluated; `python -m training evaluate` does it")
         rows.setdefault(dataset_name(card), []).append(card)
     draw_densities(list(rows.values()), output)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vampprior.config import ModelConfig
-from vampprior.distributions import LIKELIHOODS
+from vampprior.likelihoods import LIKELIHOODS
 
 __all__ = ["BITS", "NATS", "SLOWDOWNS", "TABLES", "Cell", "PaperData", "PaperRow", "PaperTable", "Unit", "unit_of"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.checkpoints import list_checkpoints
 from training.report.paper import Cell, Unit
-from vampprior.checkpoint import Card, CheckpointError, read_card
+from vampprior.card import Card, CheckpointError, read_card
 from vampprior.priors import PRIORS
 
 __all__ = [

@@ -17,7 +17,7 @@ from rich.table import Table
 from training.options import Store
 from training.report.paper import BITS, NATS, SLOWDOWNS, TABLES, Cell, PaperRow, unit_of
 from training.report.results import Cards, Result, beyond_the_paper, dataset_name, number, reference, score
-from vampprior.checkpoint import Card
+from vampprior.card import Card
 
 __all__ = ["Section", "markdown", "sections", "table"]
 

@@ -19,7 +19,7 @@ from training.state import METRICS_FILE, STATE_FILE
 from training.sweep.child import last_line, start
 from training.sweep.progress import MetricsFile
 from training.sweep.steps import EVALUATE, Options, Step, steps_left
-from vampprior.checkpoint import CARD_FILE, Card, CheckpointError, read_card
+from vampprior.card import CARD_FILE, Card, CheckpointError, read_card
 
 __all__ = ["LOG_FILE", "Job", "State"]
 

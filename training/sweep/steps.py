@@ -10,7 +10,7 @@ from training.machine import DeviceChoice
 from training.recipe import RecipeError
 from training.report.results import reference
 from training.runs import Run
-from vampprior.checkpoint import Card
+from vampprior.card import Card
 
 __all__ = ["EVALUATE", "TRAIN", "Options", "Step", "steps_left"]
 

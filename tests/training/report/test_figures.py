@@ -16,7 +16,8 @@ from training.report.charts import density
 from training.report.components import Sweep
 from training.report.generation import pseudo_inputs_of, reconstruct, sample
 from training.report.results import Cards
-from vampprior.checkpoint import Card, CheckpointError, save_checkpoint
+from vampprior.card import Card, CheckpointError
+from vampprior.checkpoint import save_checkpoint
 from vampprior.config import ModelConfig
 from vampprior.models import LatentModel, build_model
 
@@ -122,8 +123,8 @@ def test_samples_of_a_component_are_of_that_component() -> None:
 def test_a_reconstruction_is_the_mean_image_at_the_posterior_means(digits: Dataset) -> None:
     model = random_model()
     x = model.likelihood.from_bytes(torch.from_numpy(digits.gray("test"))[:5])
-    z2, z1 = (posterior.mean for posterior in model.posteriors(x).values())
-    torch.testing.assert_close(reconstruct(model, x, seed=0), model.mean_image((z1, z2)))
+    z2, z1 = (posterior.mean for posterior in model.encode(x).values())
+    torch.testing.assert_close(reconstruct(model, x, seed=0), model.mean_image((z2, z1)))
 
 
 def test_pseudo_inputs_are_stretched_to_full_brightness() -> None:

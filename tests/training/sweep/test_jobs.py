@@ -13,7 +13,7 @@ from training.recipe import Recipe
 from training.runs import Run
 from training.sweep.jobs import Job, State
 from training.sweep.steps import TRAIN, Options
-from vampprior.checkpoint import Card, read_card, write_card
+from vampprior.card import Card, read_card, write_card
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from training.recipe import RecipeError
 from training.sweep.steps import EVALUATE, TRAIN, Step, steps_left
-from vampprior.checkpoint import Card
+from vampprior.card import Card
 from vampprior.config import ModelConfig
 
 SCORED = {"log_likelihood": -85.0}

@@ -22,7 +22,7 @@ from training.__main__ import main
 from training.data.splits import Dataset
 from training.recipe import Recipe
 from training.runs import Run
-from vampprior.checkpoint import read_card
+from vampprior.card import read_card
 
 ROOT = Path(training.__file__).parents[1]
 PATIENCE_SECONDS = 300.0

@@ -1,28 +1,26 @@
-"""The multilayer perceptrons of `VAE` and `HVAE` (Sec. 5.1: two gated hidden layers of 300 units)."""
+"""Multilayer perceptrons of two gated hidden layers (Sec. 5.1), for `VAE` and `HVAE`."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
-from vampprior.distributions import LIKELIHOODS, DiagonalNormal
+from vampprior.distributions import DiagonalNormal
 from vampprior.layers import Dense, GatedDense, GatedPair, NormalHead
+from vampprior.likelihoods import LIKELIHOODS
 
 __all__ = ["DenseConditional", "DenseDecoder", "DenseEncoder", "DensePosterior", "SingleDecoder"]
 
 
 class DenseEncoder(nn.Module):
-    """q(z | x) from the image alone.
+    r"""Posterior $q(z \mid x)$ given the image alone.
 
-    forward: (*, C, H, W) -> normals over (*, latent_dim)
+    `forward` takes images $(*, C, H, W)$ to normals over $(*, M)$ with M = `latent_dim`.
     """
 
     def __init__(self, config: ModelConfig, latent_dim: int) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(
-            GatedDense(config.num_pixels, config.hidden_dim),
-            GatedDense(config.hidden_dim, config.hidden_dim),
-        )
+        self.hidden = _hidden_layers(config.num_pixels, config.hidden_dim)
         self.head = NormalHead(config.hidden_dim, latent_dim)
 
     def forward(self, x: Tensor) -> DiagonalNormal:
@@ -30,10 +28,10 @@ class DenseEncoder(nn.Module):
 
 
 class DensePosterior(nn.Module):
-    """q(z1 | x, z2) (Eq. 14), in two steps: `image_half` once per image, `forward` once per draw of z2.
+    r"""Posterior $q(z_1 \mid x, z_2)$ (Eq. 14), with a part that is computed once per image.
 
-    image_half: (*, C, H, W) -> (*, 2 hidden_dim)
-    forward:    (*, 2 hidden_dim), (*, z2_dim) -> normals over (*, z1_dim)
+    `image_half` takes images $(*, C, H, W)$ to $(*, 2 H)$ with H = `hidden_dim`; `forward` takes $(*, 2 H)$ and $z_2$,
+    $(*, M_2)$, to normals over $(*, M_1)$.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,41 +50,39 @@ class DensePosterior(nn.Module):
 
 
 class DenseConditional(nn.Module):
-    """p(z1 | z2) (Eq. 13).
+    r"""Conditional prior $p(z_1 \mid z_2)$ (Eq. 13).
 
-    forward: (*, z2_dim) -> normals over (*, z1_dim)
+    `forward` takes $z_2$, $(*, M_2)$, to normals over $(*, M_1)$.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        hidden = config.hidden_dim
-        self.hidden = nn.Sequential(GatedDense(config.z2_dim, hidden), GatedDense(hidden, hidden))
-        self.head = NormalHead(hidden, config.z1_dim)
+        self.hidden = _hidden_layers(config.z2_dim, config.hidden_dim)
+        self.head = NormalHead(config.hidden_dim, config.z1_dim)
 
     def forward(self, z2: Tensor) -> DiagonalNormal:
         return self.head(self.hidden(z2))
 
 
 class SingleDecoder(nn.Module):
-    """p(x | z1) of the one-layer model: the parameters of every pixel's distribution.
+    r"""Parameters of $p(x \mid z_1)$ in the model of one stochastic layer.
 
-    forward: (*, z1_dim) -> (*, outputs * D)
+    `forward` takes $z_1$, $(*, M_1)$, to $(*, outputs * D)$.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        hidden = config.hidden_dim
-        self.hidden = nn.Sequential(GatedDense(config.z1_dim, hidden), GatedDense(hidden, hidden))
-        self.pixels = Dense(hidden, LIKELIHOODS[config.likelihood].outputs * config.num_pixels)
+        self.hidden = _hidden_layers(config.z1_dim, config.hidden_dim)
+        self.pixels = Dense(config.hidden_dim, LIKELIHOODS[config.likelihood].outputs * config.num_pixels)
 
     def forward(self, z1: Tensor) -> Tensor:
         return self.pixels(self.hidden(z1))
 
 
 class DenseDecoder(nn.Module):
-    """p(x | z1, z2): the parameters of every pixel's distribution.
+    r"""Parameters of $p(x \mid z_1, z_2)$.
 
-    forward: (*, z1_dim), (*, z2_dim) -> (*, outputs * D)
+    `forward` takes $z_2$, $(*, M_2)$, and $z_1$, $(*, M_1)$, to $(*, outputs * D)$.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -97,5 +93,9 @@ class DenseDecoder(nn.Module):
         self.joint = GatedPair(hidden, hidden, hidden)
         self.pixels = Dense(hidden, LIKELIHOODS[config.likelihood].outputs * config.num_pixels)
 
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+    def forward(self, z2: Tensor, z1: Tensor) -> Tensor:
         return self.pixels(self.joint(self.joint.first(self.z1(z1)), self.z2(z2)))
+
+
+def _hidden_layers(in_features: int, hidden_dim: int) -> nn.Sequential:
+    return nn.Sequential(GatedDense(in_features, hidden_dim), GatedDense(hidden_dim, hidden_dim))

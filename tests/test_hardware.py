@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vampprior import machine
-from vampprior.machine import available_threads, device_name
+import hardware
+from hardware import available_threads, device_name
 
 V1 = "2:memory:/box\n4:cpu,cpuacct:/box/inner\n"
 
@@ -38,8 +38,8 @@ def test_no_more_threads_than_the_container_may_use(
         (tmp_path / "groups" / name).write_text(content)
     if groups is not None:
         (tmp_path / "own").write_text(groups)
-    monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "own")
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(hardware, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(hardware, "CGROUPS", tmp_path / "groups")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4, 5}, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert available_threads() == threads
@@ -48,7 +48,7 @@ def test_no_more_threads_than_the_container_may_use(
 
 
 def test_a_processor_is_named_even_where_linux_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
     assert " CPU, " in device_name(torch.device("cpu"))
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Abacus 3000\n")
     assert device_name(torch.device("cpu")).startswith("Abacus 3000, ")

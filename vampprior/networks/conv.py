@@ -1,4 +1,4 @@
-"""The convolutional networks of `ConvHVAE` and `PixelHVAE`: gated convolutions in place of the dense layers."""
+"""Gated convolutions in place of the dense layers, for `ConvHVAE` and, in the encoders, for `PixelHVAE`."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
-from vampprior.distributions import LIKELIHOODS, DiagonalNormal
+from vampprior.distributions import DiagonalNormal
 from vampprior.layers import GatedConv, GatedDense, GatedPair, NormalHead
+from vampprior.likelihoods import LIKELIHOODS
 
-__all__ = ["ConvDecoder", "ConvEncoder", "ConvPosterior", "convolution_rows", "over_images"]
+__all__ = ["ConvDecoder", "ConvEncoder", "ConvPosterior", "over_images"]
 
 # out channels, kernel, stride
 TOP_LAYERS = ((32, 7, 1), (32, 3, 2), (64, 5, 1), (64, 3, 2), (6, 3, 1))
 BOTTOM_LAYERS = ((32, 3, 1), (32, 3, 2), (64, 3, 1), (64, 3, 2), (6, 3, 1))
 
 
-def convolution_rows(config: ModelConfig) -> int:
-    """Images that pass through the convolutions at once: 32 of 28x28 pixels, more if they are smaller."""
-    return min(1024, max(16, 32 * 28 * 28 // config.num_pixels // 16 * 16))
-
-
 def over_images(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function of (N, C, H, W) to images with any leading dimensions, (*, C, H, W)."""
+    """Apply a function of $(N, C, H, W)$ to images with any leading dimensions, $(*, C, H, W)$."""
     y = function(x.reshape(-1, *x.shape[-3:]))
     return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 class ConvFeatures(nn.Module):
-    """A stack of gated convolutions, flattened.
+    """Stack of gated convolutions, flattened.
 
-    forward: (*, C, H, W) -> (*, features). Raises `ValueError`, when built, unless the strides divide the sides.
+    `forward` takes images $(*, C, H, W)$ to $(*, features)$.
+
+    Raises:
+        ValueError: When built, if the strides do not divide the sides of the image.
     """
 
     def __init__(self, config: ModelConfig, layers: Sequence[tuple[int, int, int]]) -> None:
@@ -56,9 +55,9 @@ class ConvFeatures(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """q(z | x) from the image alone.
+    r"""Posterior $q(z \mid x)$ given the image alone.
 
-    forward: (*, C, H, W) -> normals over (*, latent_dim)
+    `forward` takes images $(*, C, H, W)$ to normals over $(*, M)$ with M = `latent_dim`.
     """
 
     def __init__(self, config: ModelConfig, latent_dim: int) -> None:
@@ -71,10 +70,10 @@ class ConvEncoder(nn.Module):
 
 
 class ConvPosterior(nn.Module):
-    """q(z1 | x, z2) (Eq. 14), in two steps: `image_half` once per image, `forward` once per draw of z2.
+    r"""Posterior $q(z_1 \mid x, z_2)$ (Eq. 14), with a part that is computed once per image.
 
-    image_half: (*, C, H, W) -> (*, 2 hidden_dim)
-    forward:    (*, 2 hidden_dim), (*, z2_dim) -> normals over (*, z1_dim)
+    `image_half` takes images $(*, C, H, W)$ to $(*, 2 H)$ with H = `hidden_dim`; `forward` takes $(*, 2 H)$ and $z_2$,
+    $(*, M_2)$, to normals over $(*, M_1)$.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -93,9 +92,9 @@ class ConvPosterior(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """p(x | z1, z2): the latents become a rough image, which gated convolutions refine.
+    r"""Parameters of $p(x \mid z_1, z_2)$: the latents become a rough image, which gated convolutions refine.
 
-    forward: (*, z1_dim), (*, z2_dim) -> (*, outputs * D)
+    `forward` takes $z_2$, $(*, M_2)$, and $z_1$, $(*, M_1)$, to $(*, outputs * D)$.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -108,7 +107,7 @@ class ConvDecoder(nn.Module):
         self.convolutions = nn.Sequential(GatedConv(channels, 64, 3), *(GatedConv(64, 64, 3) for _ in range(3)))
         self.pixels = nn.Conv2d(64, LIKELIHOODS[config.likelihood].outputs * channels, 1)
 
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+    def forward(self, z2: Tensor, z1: Tensor) -> Tensor:
         rough = self.joint(self.joint.first(self.z1(z1)), self.z2(z2))
         image = rough.reshape(*rough.shape[:-1], *self.image_shape)
         return torch.flatten(over_images(nn.Sequential(self.convolutions, self.pixels), image), -3)

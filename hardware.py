@@ -1,4 +1,4 @@
-"""The machine a process computes on: its threads, its name, and an allocator that suits large tensors."""
+"""What a process can know and set of its machine: threads, the name of the device, and the memory allocator."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ CPU_INFO, OWN_CGROUPS, CGROUPS = Path("/proc/cpuinfo"), Path("/proc/self/cgroup"
 
 
 def available_threads() -> int:
-    """Threads worth having: what PyTorch would take, but no more than the CPUs this process may use."""
+    """Number of threads to compute with: what PyTorch would take, and no more than the CPUs this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(torch.get_num_threads(), allowed, _cgroup_cpus(allowed)))
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's malloc keep what is freed; does nothing elsewhere.
+    """Make glibc's malloc keep freed memory; does nothing with other C libraries.
 
-    By default it hands large blocks back to the kernel at once, so that every large temporary of a step is mapped and
-    page-faulted anew: about a quarter of a step's time on a CPU. The price is a process that stays at its peak size.
-    All threads share one arena, so that what one has freed serves the next.
+    By default it returns large blocks to the kernel at once, and every large temporary of a training step is mapped and
+    page-faulted again, which takes about a quarter of the step on a CPU. In return the process stays at its peak size.
+    All threads share one arena, so that memory freed by one serves the others.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most that an old glibc takes
+    mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)  # older versions of glibc allow less
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_ARENA_MAX, 1)
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words, for a card."""
+    """Name of the device for a card, such as "AMD EPYC, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -58,13 +58,13 @@ def _cpu_model() -> str:
 
 
 def _cgroup_cpus(otherwise: int) -> int:
-    """The least CPU limit of the control groups that this process is in, rounded up."""
+    """Smallest CPU limit of the control groups of this process, rounded up."""
     limits = [limit for folder in _cgroups() if (limit := _cpu_limit(folder)) is not None]
     return math.ceil(min(limits, default=otherwise))
 
 
 def _cgroups() -> Iterator[Path]:
-    """Folders of those control groups, of version 1 or 2, and of the groups above them."""
+    """Folders of these control groups, of version 1 or 2, and of the groups above them."""
     try:
         lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
@@ -83,6 +83,6 @@ def _cpu_limit(folder: Path) -> float | None:
             quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
             if int(quota) > 0:
                 return int(quota) / int(period)
-        except (OSError, ValueError):  # there is no limit, which version 2 calls "max" and version 1 -1
+        except (OSError, ValueError):  # no limit, which version 2 writes as "max" and version 1 as -1
             continue
     return None

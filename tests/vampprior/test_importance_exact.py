@@ -1,7 +1,8 @@
 """The importance-sampling estimate against p(x) itself, which quadrature gives where latents are numbers, not vectors.
 
-Quadrature goes down from the prior (`component`, `descend`, `decode`) and never meets an encoder's density; importance
-sampling goes up through the posterior. That they agree says that all densities of the bound are right and normalized.
+Quadrature goes down from the prior (`component`, `ancestral_sample`, `decode`) and never meets an encoder's density;
+importance sampling goes up through the posterior. That they agree says that all densities of the bound are right and
+normalized.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def exact_log_likelihood(model: LatentModel, images: Tensor, refine: int = 1) ->
     log_mass = (-0.5 * (noise.square() + math.log(2.0 * math.pi)) + torch.log(axis[1] - axis[0])).sum(-1)
     mixture, total = model.prior_mixture(), torch.full((len(images),), -math.inf, dtype=torch.float64)
     for k, log_weight in enumerate(mixture.log_weights):
-        latents = model.descend(mixture.component(torch.full((len(noise),), k)), noise)
+        latents = model.ancestral_sample(mixture.component(torch.full((len(noise),), k)), noise)
         shared = tuple(part.expand(len(images), *part.shape) for part in latents)
         log_joint = model.log_px(images.unsqueeze(1), shared) + log_mass + log_weight
         total = torch.logaddexp(total, log_joint.logsumexp(1))
@@ -116,7 +117,7 @@ def test_quadrature_has_converged(small_model: LatentModel, small_images: Tensor
 def test_the_estimate_agrees_with_quadrature_within_its_error(small_model: LatentModel, small_images: Tensor) -> None:
     """Within four of its standard errors, and those are small enough to see a twentieth of p(x)."""
     num_samples = 16_000 if small_model.config.model in SMALL_MODELS else 2000
-    estimate = log_likelihood(small_model, small_images, num_samples=num_samples, chunk_rows=4000)
+    estimate = log_likelihood(small_model, small_images, num_samples=num_samples)
     exact = exact_log_likelihood(small_model, small_images)
     assert estimate.standard_error.max() < 0.05
     assert ((estimate.value - exact).abs() < 4.0 * estimate.standard_error).all()
@@ -132,7 +133,7 @@ def test_the_probabilities_of_all_images_sum_to_one(
     """Exactly by quadrature; by importance sampling within four standard errors of the sum."""
     model = small(model=name, likelihood=likelihood)
     assert float(exact_log_likelihood(model, every_image).exp().sum()) == pytest.approx(1.0, abs=1e-10)
-    estimate = log_likelihood(model, every_image, num_samples=4000, chunk_rows=4000)
+    estimate = log_likelihood(model, every_image, num_samples=4000)
     probabilities = estimate.value.exp()
     error = float((probabilities * estimate.standard_error).square().sum().sqrt())
     assert error < 0.01
@@ -141,7 +142,7 @@ def test_the_probabilities_of_all_images_sum_to_one(
 
 def repeat(model: LatentModel, image: Tensor, repeats: int, num_samples: int) -> LogLikelihood:
     """Independent estimates of one image's log-likelihood, each of shape (repeats,)."""
-    return log_likelihood(model, image.expand(repeats, *image.shape), num_samples=num_samples, chunk_rows=5000)
+    return log_likelihood(model, image.expand(repeats, *image.shape), num_samples=num_samples)
 
 
 def test_the_standard_error_is_calibrated(small: Build, every_image: Tensor) -> None:
@@ -177,6 +178,6 @@ def test_float32_scores_like_float64(tiny_config: Callable[..., ModelConfig], ev
     double = build_model(tiny_config(**SMALL)).double()
     double.load_state_dict(single.state_dict())
     noise = torch.randn(16, 200, single.noise_dim)
-    low = log_likelihood(single, every_image.float(), num_samples=200, chunk_rows=3200, noise=lambda _: noise)
-    high = log_likelihood(double, every_image, num_samples=200, chunk_rows=3200, noise=lambda _: noise.double())
+    low = log_likelihood(single, every_image.float(), num_samples=200, noise=noise)
+    high = log_likelihood(double, every_image, num_samples=200, noise=noise.double())
     torch.testing.assert_close(low.value, high.value, rtol=0.0, atol=1e-4)
