@@ -15,12 +15,12 @@ import numpy as np
 from fastapi import FastAPI, Request
 from numpy.typing import NDArray
 
+from hardware import give_back_freed_memory
 from service.budget import Budget
 from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
 from service.forms import read_form_files
 from service.images import check_pixels, check_size, fit_to_model, format_names, open_image
 from service.json_images import read_json_images
-from service.memory import give_back_freed_memory
 from service.pixels import OpenedImage
 from service.schemas import EXAMPLE_PNG
 from service.settings import Settings
