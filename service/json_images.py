@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import io
 import json
 
 from service.errors import BadParameter, TooLarge
@@ -26,7 +27,7 @@ def read_json_images(body: bytes, *, max_images: int) -> list[bytes]:
     Raises `TooLarge` for more than `max_images` images, and `BadParameter` for a body that cannot be read.
     """
     most_quotes = 2 * (max_images + 1)
-    parts = body.split(b'"', most_quotes + 1)
+    parts = _split_at_quotes(body, most_quotes)
     if len(parts) > most_quotes + 1:
         raise TooLarge(f"the JSON body has more strings than the {max_images} images that a request may have need")
     if sum(map(len, parts[::2])) > MAX_SYNTAX_BYTES:
@@ -37,7 +38,17 @@ def read_json_images(body: bytes, *, max_images: int) -> list[bytes]:
     return [_decode(index, image) for index, image in enumerate(images)]
 
 
-def _image_numbers(parts: list[bytes]) -> list[int]:
+def _split_at_quotes(body: bytes, most_quotes: int) -> list[memoryview]:
+    """What stands between the first quotes of the body, at most one more than `most_quotes`, uncopied."""
+    view, start = memoryview(body), 0
+    parts: list[memoryview] = []
+    while len(parts) <= most_quotes and (quote := body.find(b'"', start)) >= 0:
+        parts.append(view[start:quote])
+        start = quote + 1
+    return [*parts, view[start:]]
+
+
+def _image_numbers(parts: list[memoryview]) -> list[int]:
     """Which parts are the images, once the syntax has been checked; parts of odd number are the strings."""
     syntax = b"".join(b'"%d"' % number if number % 2 else part for number, part in enumerate(parts))
     try:
@@ -52,27 +63,27 @@ def _image_numbers(parts: list[bytes]) -> list[int]:
     return [int(image) for image in images]
 
 
-def _decode(index: int, text: bytes) -> bytes:
+def _decode(index: int, text: memoryview) -> bytes:
     """The bytes of one base64 string, with or without a `data:` prefix."""
     prefix = 0
-    if text.startswith(b"data:"):
-        head, separator, _ = text[:MAX_PREFIX_BYTES].partition(b";base64,")
+    head, separator, _ = bytes(text[:MAX_PREFIX_BYTES]).partition(b";base64,")
+    if head.startswith(b"data:"):
         if not separator:
             raise BadParameter(
                 f"images[{index}] is a data URL without `;base64,` in its first {MAX_PREFIX_BYTES} bytes"
             )
         prefix = len(head) + len(separator)
-    decoded, rest = bytearray(), b""
+    decoded, rest = io.BytesIO(), b""  # `getvalue` does not copy
     try:
         for start in range(prefix, len(text), BLOCK_BYTES):
             last = start + BLOCK_BYTES >= len(text)
             quartets, rest = _quartets(rest + text[start : start + BLOCK_BYTES], last=last)
             if quartets.endswith(b"=") and not last:
                 raise binascii.Error("Excess data after padding")
-            decoded += binascii.a2b_base64(quartets, strict_mode=True)
+            decoded.write(binascii.a2b_base64(quartets, strict_mode=True))
     except binascii.Error as error:
         raise BadParameter(f"images[{index}] is not base64: {error}") from error
-    return bytes(decoded)
+    return decoded.getvalue()
 
 
 def _quartets(block: bytes, *, last: bool) -> tuple[bytes, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import io
 import threading
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -233,11 +234,11 @@ def _media_type(content_type: str, formats: Sequence[str]) -> str:
 
 async def _read_body(request: Request, hold: _Hold) -> bytes:
     """The whole body, counted towards the budget while it arrives."""
-    body = bytearray()
+    body = io.BytesIO()  # `getvalue` does not copy
     async for chunk in request.stream():
         hold.add(len(chunk))
-        body += chunk
-    return bytes(body)
+        body.write(chunk)
+    return body.getvalue()
 
 
 def document_limits(app: FastAPI, settings: Settings) -> None:
