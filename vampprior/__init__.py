@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from vampprior.config import ModelConfig
     from vampprior.distributions import DiagonalNormal, Mixture
     from vampprior.importance import LogLikelihood, log_likelihood
+    from vampprior.latent_model import Bound, LatentModel
     from vampprior.likelihoods import LIKELIHOODS, Likelihood
-    from vampprior.models import MODELS, Bound, LatentModel, build_model
+    from vampprior.models import MODELS, build_model
     from vampprior.priors import PRIORS, Prior
 
 __all__ = [
@@ -46,8 +47,9 @@ _MODULES = {
     "config": ("ModelConfig",),
     "distributions": ("DiagonalNormal", "Mixture"),
     "importance": ("LogLikelihood", "log_likelihood"),
+    "latent_model": ("Bound", "LatentModel"),
     "likelihoods": ("LIKELIHOODS", "Likelihood"),
-    "models": ("MODELS", "Bound", "LatentModel", "build_model"),
+    "models": ("MODELS", "build_model"),
     "priors": ("PRIORS", "Prior"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

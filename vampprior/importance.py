@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vampprior.distributions import Mixture
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = ["MAX_BYTES", "RELIABLE_PARETO_K", "LogLikelihood", "chunk_rows", "log_likelihood", "pareto_k"]
 
@@ -119,15 +119,17 @@ def log_likelihood(
         raise ValueError(f"num_samples and max_bytes must be positive, not {num_samples} and {max_bytes}")
     mixture = model.prior_mixture() if mixture is None else mixture
     rows = chunk_rows(model, max_bytes)
-    estimates = []
-    for start in range(0, len(x), max(1, rows // num_samples)):
-        images = x[start : start + max(1, rows // num_samples)].unsqueeze(1)
-        context = tuple(part.unsqueeze(1) for part in model.condition(images.squeeze(1)))
+    estimates, per_batch = [], max(1, rows // num_samples)
+    for start in range(0, len(x), per_batch):
+        images = x[start : start + per_batch]
+        context = tuple(part.unsqueeze(1) for part in model.condition(images))
         if noise is None:
             drawn = torch.stack([_noise(model, image, num_samples, generator) for image in images])
         else:
             drawn = noise[start : start + len(images)]
-        chunks = [model.log_ratio(images, context, part, mixture) for part in torch.split(drawn, rows, dim=1)]
+        chunks = [
+            model.log_ratio(images.unsqueeze(1), context, part, mixture) for part in torch.split(drawn, rows, dim=1)
+        ]
         log_px, kl = (torch.cat(parts, dim=1) for parts in zip(*chunks, strict=True))
         estimates.append(LogLikelihood.from_samples(log_px, kl))
     return _joined(estimates, num_samples)
