@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vampprior.importance import chunk_rows, log_likelihood
+from vampprior.importance import LogLikelihood, chunk_rows, log_likelihood
 from vampprior.models import LatentModel
 
 __all__ = ["Plan", "Scores"]
@@ -91,32 +92,34 @@ class Scores:
         """Score the rest of the images, gray levels of shape (N, C, H, W), saving now and then and whenever it ends.
 
         The noise of a batch comes from a generator seeded with the plan's seed and the batch's place. After each batch
-        `show` gets the number of images done and their mean log-likelihood.
+        `show` gets the number of images done and their mean log-likelihood. On a CPU each thread computes batches of
+        its own, since threads that share every operation wait for each other after each.
         """
         per_batch = max(1, chunk_rows(model, plan.max_bytes) // plan.num_samples)
         with torch.inference_mode():
             mixture = model.prior_mixture()
-        saved = time.monotonic()
+
+        def score(start: int) -> LogLikelihood:
+            x = model.likelihood.from_bytes(images[start : start + per_batch])
+            generator = torch.Generator(x.device).manual_seed(plan.seed * 1_000_003 + start)
+            return log_likelihood(model, x, plan.num_samples, generator, mixture=mixture, max_bytes=plan.max_bytes)
+
+        threads = torch.get_num_threads()
+        workers = threads if images.device.type == "cpu" else 1
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        started = saved = time.monotonic()
         try:
-            for start in range(self.done, len(images), per_batch):
-                started = time.perf_counter()
-                x = model.likelihood.from_bytes(images[start : start + per_batch])
-                generator = torch.Generator(x.device).manual_seed(plan.seed * 1_000_003 + start)
-                result = log_likelihood(
-                    model,
-                    x,
-                    plan.num_samples,
-                    generator,
-                    mixture=mixture,
-                    max_bytes=plan.max_bytes,
-                )
+            for result in pool.map(score, range(self.done, len(images), per_batch)):
                 self.columns = {
                     name: torch.cat([column, getattr(result, name)]) for name, column in self.columns.items()
                 }
-                self.seconds += time.perf_counter() - started
+                now = time.monotonic()
+                self.seconds, started = self.seconds + now - started, now
                 show(self.done, self.columns["value"].mean().item())
-                if time.monotonic() - saved > SAVE_SECONDS:
+                if now - saved > SAVE_SECONDS:
                     self.save()
-                    saved = time.monotonic()
+                    saved = now
         finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # threads started later take the last number that was set
             self.save()

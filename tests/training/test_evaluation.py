@@ -68,6 +68,22 @@ def test_a_stopped_evaluation_goes_on_to_the_same_numbers(open_evaluation: Open)
     assert ours == theirs
 
 
+def test_scores_do_not_depend_on_the_number_of_threads(open_evaluation: Open) -> None:
+    before, columns = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            evaluation = open_evaluation()
+            evaluation.score(silently)
+            assert torch.get_num_threads() == threads
+            columns.append(evaluation.scores.columns)
+            evaluation.scores.path.unlink()
+    finally:
+        torch.set_num_threads(before)
+    for name, column in columns[0].items():
+        assert torch.equal(columns[1][name], column)
+
+
 def test_batches_of_several_images_cover_all_of_them(open_evaluation: Open) -> None:
     evaluation = open_evaluation()
     evaluation = open_evaluation(max_bytes=100 * evaluation.model.bytes_per_row)  # five images at once
