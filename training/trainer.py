@@ -224,7 +224,7 @@ class Trainer:
         if not self.dynamic:
             return self.model.likelihood.from_bytes(gray)
         uniform = torch.rand(gray.shape, generator=generator, device=self.device)
-        return (255.0 * uniform < gray).float()
+        return (255.0 * uniform < gray).to(uniform.dtype)
 
     @staticmethod
     def _weights(model: nn.Module) -> dict[str, Tensor]:
