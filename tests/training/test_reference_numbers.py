@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.datasets import Dataset
+from training.data import Dataset
 from training.recipe import Recipe
 from training.trainer import Trainer
 from vampprior import LIKELIHOODS, ModelConfig, build_model
@@ -34,12 +34,12 @@ CASES: dict[str, dict[str, Any]] = {
     "wake, VAE, standard": {"model": {"model": "vae", "prior": "standard"}},
     "wake, HVAE, VampPrior, dynamic, average": {
         "model": {"model": "hvae", "prior": "vampprior"},
-        "training": {"averaging": 0.9},
+        "training": {"ema_decay": 0.9},
         "images": "dynamic",
     },
     "wake, HVAE, mixture, gray, annealing, decay": {
         "model": {"model": "hvae", "prior": "mog", "likelihood": "logistic"},
-        "training": {"annealing": True, "weight_decay": 0.3, "normalize": False},
+        "training": {"annealing": True, "weight_decay": 0.3, "normalize_gradients": False},
         "images": "gray",
     },
     "wake, ConvHVAE, weighted VampPrior, several draws": {
@@ -73,7 +73,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "wake-sleep, ConvHVAE, standard, dynamic": {
         "model": {"model": "conv_hvae", "prior": "standard"},
-        "training": {"phase": "wake-sleep", "warmup_epochs": 0, "normalize": False, "averaging": 0.5},
+        "training": {"phase": "wake-sleep", "warmup_epochs": 0, "normalize_gradients": False, "ema_decay": 0.5},
         "images": "dynamic",
     },
 }
@@ -95,7 +95,7 @@ def numbers_of(case: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         {
             "name": "reference",
             "dataset": "reference",
-            "start": "reference@0" if asleep else "",
+            "init_checkpoint": "reference@0" if asleep else "",
             "model": SIZES | case["model"],
             "pseudo_inputs": case.get("pseudo_inputs", {}),
             "training": training | case.get("training", {}),
@@ -107,6 +107,7 @@ def numbers_of(case: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         start = build_model(ModelConfig(**SIZES, **case["model"], image_shape=(1, 8, 8)))
     trainer = Trainer(recipe, images(case.get("images", "binary")), folder, torch.device("cpu"), start)
     metrics = [asdict(trainer.run_epoch()) for _ in range(2)]
+    trainer.folder.wait()
     for line in metrics:
         del line["seconds"]
     weights = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
