@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hardware import available_threads, device_name
-from training.machine import settle_precision
+from training.machine import resolve_precision
 
 __all__ = ["CHECKPOINT", "DIGIT", "ROOT", "Options", "describe_machine"]
 
@@ -57,7 +57,7 @@ def describe_machine() -> dict[str, Any]:
 def _instructions() -> str:
     """What sets processors of one name apart: their vector units, and matrix units for bfloat16."""
     vectors = torch.backends.cpu.get_cpu_capability()
-    return f"{vectors} and AMX" if settle_precision("auto", torch.device("cpu")) == "bfloat16" else vectors
+    return f"{vectors} and AMX" if resolve_precision("auto", torch.device("cpu")) == "bfloat16" else vectors
 
 
 def _commit() -> str:

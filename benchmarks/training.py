@@ -13,9 +13,9 @@ from benchmarks.machine import Options
 from benchmarks.measure import AtLeast, AtMost, Claim, ratio, seconds_of, take_turns
 from benchmarks.reference import ReferenceAdam, ReferenceHVAE, batches
 from benchmarks.results import Result
-from training.catalogue import find_recipe
-from training.data.splits import Dataset, Pixels
-from training.machine import DeviceChoice, prepare
+from training.data import Dataset, Pixels
+from training.machine import prepare
+from training.recipe import find_recipe
 from training.trainer import Trainer
 
 __all__ = ["RECIPE", "prior_cost", "step"]
@@ -30,7 +30,7 @@ PRIOR_STEPS = {"hvae": NUM_STEPS, "conv_hvae": 2, "pixel_hvae": 2}
 
 def step(options: Options) -> Result:
     """Steps of the paper's model on images of noise, which take as long as digits."""
-    device = prepare(DeviceChoice.AUTO, options.threads)
+    device = prepare("auto", options.threads)
     size = find_recipe(RECIPE).training.batch_size
     images = _noise(NUM_STEPS * size)
     times = take_turns(
@@ -48,7 +48,7 @@ def step(options: Options) -> Result:
 
 def prior_cost(options: Options) -> Result:
     """Training steps of every two-layer model with the VampPrior and with the standard prior."""
-    device = prepare(DeviceChoice.AUTO, options.threads)
+    device = prepare("auto", options.threads)
     series, claims = [], []
     for model, in_paper in PRIOR_COSTS.items():
         vampprior, standard = (f"static_mnist-{model}-{prior}" for prior in ("vampprior", "standard"))

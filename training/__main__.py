@@ -1,43 +1,50 @@
-"""`python -m training`: train a recipe, evaluate a checkpoint, and see which data sets and checkpoints there are."""
+"""`python -m training`: train recipes, evaluate checkpoints, and list data sets and checkpoints."""
 
 # ruff: noqa: E402
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-REQUIRED = ("filelock", "matplotlib", "numpy", "rich", "safetensors", "torch", "typer")  # packages of every command
+REQUIRED = ("filelock", "matplotlib", "msgspec", "numpy", "rich", "safetensors", "torch", "typer")
+"""Packages that every command needs."""
 
 if missing := [name for name in REQUIRED if find_spec(name) is None]:
     print(f"error: not installed: {', '.join(missing)}; try: pip install {' '.join(missing)}", file=sys.stderr)
     raise SystemExit(2)
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from safetensors import SafetensorError
 
 from hardware import device_name
-from training.catalogue import SHAPE, find_recipe
+from training.callbacks import tensorboard
 from training.checkpoints import find_checkpoint, list_checkpoints
-from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
-from training.display import show_scoring, show_training
-from training.evaluation import Evaluation, default_max_bytes
-from training.machine import DeviceChoice, prepare
-from training.options import DataDir, Device, RunsDir, Store, Threads
-from training.recipe import RecipeError
+from training.data import DATASETS, Dataset, DatasetError, data_directory, load_dataset
+from training.evaluation import Evaluation, Plan
+from training.machine import default_max_bytes, prepare
+from training.recipe import NAME_PATTERN, RecipeError, find_recipe
 from training.report.figures import app as figures
 from training.report.paper import unit_of
-from training.report.results import score
+from training.report.results import reference, score
 from training.report.table import table
 from training.runs import Run
-from training.scoring import Plan
-from training.sweep.command import sweep
+from training.sweep import sweep
+from training.terminal import (
+    DataDir,
+    Device,
+    RunsDir,
+    Store,
+    Threads,
+    console,
+    print_table,
+    show_scoring,
+    show_training,
+)
 from training.trainer import Trainer
 from vampprior.card import Card, CheckpointError, read_card
 from vampprior.likelihoods import LIKELIHOODS
@@ -45,144 +52,183 @@ from vampprior.likelihoods import LIKELIHOODS
 app = typer.Typer(
     name="python -m training", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-console = Console(markup=False, width=None if sys.stdout.isatty() else 200)  # nothing is cut short in a file
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help=f"{NAME_PATTERN}, or the path of a .toml file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings to use instead of the recipe's: training.max_epochs=10."),
+]
+
+
+class Split(StrEnum):
+    """Images that a checkpoint can be evaluated on."""
+
+    TEST = "test"
+    VALID = "valid"
+
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint if there is one.")]
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help=f"{SHAPE}, or the path of a .toml file.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint if there is one.")] = False,
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue the run, which larger training.max_epochs and training.patience may extend."
+        ),
+    ] = False,
+    overwrite: Overwrite = False,
     version: Annotated[str, typer.Option(help="Version of the checkpoint.")] = "1",
     seed: Annotated[int | None, typer.Option(help="Seed to use instead of the recipe's.")] = None,
+    log_to_tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log scalars, samples and pseudo-inputs into <run>/tensorboard.")
+    ] = False,
     data_dir: DataDir = None,
     runs_dir: RunsDir = Path("runs"),
     store: Store = Path("model_store"),
-    device: Device = DeviceChoice.AUTO,
+    device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Train a recipe and write its checkpoint. Ctrl-C stops it; --resume goes on, with the same result."""
-    chosen = find_recipe(recipe)
-    if seed is not None:
-        chosen = replace(chosen, training=replace(chosen.training, seed=seed))
-    run = Run(chosen, version, runs_dir, store)
+    """Train a recipe and write its checkpoint. Ctrl-C stops it; with --resume it continues to the same result."""
+    changes = [*(overrides or ()), *([] if seed is None else [f"training.seed={seed}"])]
+    run = Run(find_recipe(recipe, changes), version, runs_dir, store, overrides or ())
     if not overwrite:
-        run.keep_checkpoint()
+        run.check_new_checkpoint()
     if not resume:
-        run.keep_folder()
-    with _interruptible(lambda: "go on with --resume" if run.folder.exists() else "nothing had begun"):
+        run.check_new_run()
+    with _interruptible(lambda: "continue with --resume" if run.folder.exists() else "nothing was saved"):
         machine = prepare(device, threads)
-        dataset = load_suited(chosen.dataset, LIKELIHOODS[chosen.model.likelihood], data_dir)
-        with run.alone():
+        dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
+        with run.locked(), ExitStack() as stack:
             trainer = run.resume(dataset, machine) if resume else run.start(dataset, machine)
-            if chosen.training.compile and not trainer.compiled:
-                print("torch.compile does not work here, perhaps for want of a C++ compiler; training is slower")
+            if run.recipe.training.compile and not trainer.compiled:
+                print("torch.compile does not work here, perhaps because there is no C++ compiler; training is slower")
             print(f"{run.folder}: {_sizes(dataset)} on {device_name(machine)}, {trainer.epoch} epochs done", flush=True)
-            with show_training(console) as show:
-                run.fit(trainer, show)
+            callbacks = [stack.enter_context(show_training(console()))]
+            if log_to_tensorboard:
+                callbacks.append(stack.enter_context(tensorboard(run.folder / "tensorboard", trainer.epoch)))
+            run.fit(trainer, callbacks)
             card = run.export(trainer)
-    _say_next(run, trainer, card)
+    _print_next_steps(run, trainer, card)
 
 
 @app.command()
 def export(
-    recipe: Annotated[str, typer.Argument(help="Recipe of the run.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint if there is one.")] = False,
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
     version: Annotated[str, typer.Option(help="Version of the run and of its checkpoint.")] = "1",
     data_dir: DataDir = None,
     runs_dir: RunsDir = Path("runs"),
     store: Store = Path("model_store"),
 ) -> None:
-    """Write the checkpoint of a run as it stands, with the best weights so far; the run can still go on."""
-    chosen = find_recipe(recipe)
-    run = Run(chosen, version, runs_dir, store)
+    """Write a checkpoint with the best weights of an unfinished run, which can still be resumed."""
+    run = Run(find_recipe(recipe, overrides or ()), version, runs_dir, store, overrides or ())
     if not overwrite:
-        run.keep_checkpoint()
-    dataset = load_suited(chosen.dataset, LIKELIHOODS[chosen.model.likelihood], data_dir)
-    trainer = run.resume(dataset, prepare(DeviceChoice.CPU))
+        run.check_new_checkpoint()
+    dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
+    trainer = run.resume(dataset, prepare("cpu"))
     card = run.export(trainer)
-    _say_next(run, trainer, card)
+    _print_next_steps(run, trainer, card)
 
 
-def _say_next(run: Run, trainer: Trainer, card: Card) -> None:
+def _print_next_steps(run: Run, trainer: Trainer, card: Card) -> None:
     bound, store = run.recipe.training.bound_name("valid"), run.store
-    there = store == Path("model_store")
+    is_default = store == Path("model_store")
     print(f"{run.checkpoint}: best validation {bound} {trainer.best_elbo:.2f} nats at epoch {trainer.best_epoch}")
     print("next:")
-    print(f"  python -m training evaluate {card.name}@{card.version}{'' if there else f' --store {store}'}")
-    print(f"  {'' if there else f'VAMP_MODEL_STORE={store} '}make serve")
+    print(f"  python -m training evaluate {reference(card)}{'' if is_default else f' --store {store}'}")
+    print(f"  {'' if is_default else f'VAMP_MODEL_STORE={store} '}make serve")
 
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint's folder, or its name or name@version in the store.")],
-    num_samples: Annotated[int, typer.Option(min=2, help="Importance samples an image.")] = 5000,
-    max_images: Annotated[int | None, typer.Option(min=2, help="Score so many test images, drawn at random.")] = None,
+    checkpoint: Annotated[
+        str, typer.Argument(help="Folder of a checkpoint, or its name or name@version in the store.")
+    ],
+    split: Annotated[Split, typer.Option(help="Images to score; metrics of validation images are only printed.")] = (
+        Split.TEST
+    ),
+    num_samples: Annotated[int, typer.Option(min=2, help="Importance samples per image.")] = 5000,
+    max_images: Annotated[int | None, typer.Option(min=2, help="Score this many random images instead of all.")] = None,
     max_bytes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Memory of the largest tensor, instead of what suits the device."),
+        int | None, typer.Option(min=1, help="Memory of the largest tensor, instead of the device's default.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the images drawn and of all noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the choice of images and of all noise.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue an equal evaluation that was interrupted.")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace metrics of more images or samples in the card.")
+    ] = False,
     data_dir: DataDir = None,
     runs_dir: RunsDir = Path("runs"),
     store: Store = Path("model_store"),
-    device: Device = DeviceChoice.AUTO,
+    device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Score test images and write the metrics into the checkpoint's card. Ctrl-C stops it; the same command goes on."""
+    """Score images and write the metrics into the card. Ctrl-C stops it; the same command continues.
+
+    Metrics in the card that are of more images or samples are kept, and the
+    new ones are only printed, unless --force is given.
+    """
     folder = find_checkpoint(checkpoint, store)
-    with _interruptible(lambda: "the same command goes on"):
+    with _interruptible(lambda: "the same command continues"):
         machine = prepare(device, threads)
-        memory = max_bytes or default_max_bytes(machine)
-        evaluation = Evaluation(folder, Plan(num_samples, max_images, memory, seed, machine.type), runs_dir, data_dir)
+        plan = Plan(num_samples, max_images, max_bytes or default_max_bytes(machine), seed, split.value)
+        evaluation = Evaluation(folder, plan, runs_dir, machine, data_dir)
         scores, total = evaluation.scores, len(evaluation.chosen)
         if resume:
             scores.load()
-        print(f"{folder}: {total} test images, {num_samples} samples each, {scores.done} done", flush=True)
-        with show_scoring(console, total, scores.done) as show:
+        print(f"{folder}: {total} {split} images, {num_samples} samples each, {scores.done} done", flush=True)
+        with show_scoring(console(), total, scores.done) as show:
             evaluation.score(show)
-        card = evaluation.write()
-    for name, value in card.metrics.items():
+        metrics = evaluation.metrics()
+    for name, value in metrics.items():
         print(f"  {name:<30} {value:.3f}" if isinstance(value, float) else f"  {name:<30} {value}")
+    reason = evaluation.reason_not_to_write()
+    if reason and not (force and split is Split.TEST):
+        print(f"not written: {reason}")
+    else:
+        evaluation.write(metrics)
 
 
 @app.command()
 def data(
-    name: Annotated[str | None, typer.Argument(help="Data set to fetch; without it, list them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Data set to download; without it, list all.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """List the data sets and whether each is there, or fetch one."""
+    """List the data sets and which are available, or download one."""
     directory = data_dir or data_directory()
     if name is not None:
-        with _interruptible(lambda: "files that were complete stay"):
+        with _interruptible(lambda: "complete files are kept"):
             dataset = load_dataset(name, directory)
         print(f"{directory} has {_sizes(dataset)}")
         return
-    table = Table("name", "there", "what it is", title=str(directory))
-    for known, source in DATASETS.items():
-        table.add_row(known, "yes" if source.is_there(directory) else "no", source.summary)
-    console.print(table)
+    rows = [
+        (known, "yes" if source.is_available(directory) else "no", source.summary) for known, source in DATASETS.items()
+    ]
+    print_table(console(), ("name", "available", "description"), rows, title=str(directory))
 
 
 @app.command()
 def models(store: Store = Path("model_store")) -> None:
     """List the checkpoints of a store with their metrics."""
-    table = Table(
-        "checkpoint", "data", "log-likelihood", "ELBO (nats)", "KL (nats)", "active units", "images", "epochs"
-    )
+    header = ("checkpoint", "log-likelihood", "ELBO (nats)", "KL (nats)", "active units", "images", "epochs", "data")
+    rows: list[tuple[str, ...]] = []
     problems: list[str] = []
     for folder in list_checkpoints(store):
-        reference = f"{folder.parent.name}@{folder.name}"
         try:
-            table.add_row(reference, *_describe(read_card(folder)))
+            rows.append(_describe(read_card(folder)))
         except CheckpointError as error:
-            problems.append(f"{reference}: {error}")
-    if not table.rows and not problems:
+            problems.append(f"{folder.parent.name}@{folder.name}: {error}")
+    if not rows and not problems:
         raise CheckpointError(f"there is no checkpoint in {store}; `python -m training train` makes one")
-    console.print(table)
+    terminal = console()
+    print_table(terminal, header, rows)
     for problem in problems:
-        console.print(problem, style="red", soft_wrap=True)
+        terminal.print(problem, style="red", soft_wrap=True)
 
 
 app.command()(sweep)
@@ -190,25 +236,23 @@ app.command()(table)
 app.add_typer(figures, name="figure")
 
 
-def _describe(card: Card) -> list[str]:
+def _describe(card: Card) -> tuple[str, ...]:
     def number(key: str) -> str:
         value = card.metrics.get(key, "")
         return f"{value:.2f}" if isinstance(value, float) else str(value)
 
     unit = unit_of(card.model.likelihood)
     found = score(card, unit)
-    scored = f"{unit.show(*found)} {unit.name}" if found else "not evaluated"
-    units = ", ".join(f"{layer} {count}" for layer, count in dict(card.metrics.get("active_units", {})).items())
-    epochs = f"{card.training.get('best_epoch', '?')} of {card.training.get('epochs', '?')}"
-    return [
-        str(card.dataset.get("name", "")),
-        scored,
+    return (
+        reference(card),
+        f"{unit.show(*found)} {unit.name}" if found else "not evaluated",
         number("elbo"),
         number("kl"),
-        units,
+        ", ".join(f"{layer} {count}" for layer, count in dict(card.metrics.get("active_units", {})).items()),
         number("num_images"),
-        epochs,
-    ]
+        f"{card.training.get('best_epoch', '?')} of {card.training.get('epochs', '?')}",
+        str(card.dataset.get("name", "")),
+    )
 
 
 def _sizes(dataset: Dataset) -> str:
@@ -219,7 +263,7 @@ def _sizes(dataset: Dataset) -> str:
 
 @contextmanager
 def _interruptible(hint: Callable[[], str]) -> Iterator[None]:
-    """Answer Ctrl-C with one line, which says what to do next, and exit code 130."""
+    """Answer Ctrl-C with exit code 130 and one line that says what to do next."""
     try:
         yield
     except KeyboardInterrupt:
@@ -228,7 +272,7 @@ def _interruptible(hint: Callable[[], str]) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; what a user can put right ends in one line on standard error, never in a traceback."""
+    """Run the command line; an error that a user can correct ends in one line on standard error."""
     try:
         app(arguments)
     except (RecipeError, DatasetError, CheckpointError, OSError, SafetensorError) as error:  # the last: a full disk

@@ -1,11 +1,11 @@
-"""Checkpoints in a store, `<store>/<name>/<version>/`: where a new one goes, how to find one, and its data."""
+"""Checkpoints in a store, `<store>/<name>/<version>/`, and their data sets."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from training.datasets import Dataset, DatasetError, load_suited
+from training.data import Dataset, DatasetError, load_dataset
 from training.recipe import RecipeError
 from vampprior.card import CARD_FILE, CHECKPOINT_NAME, Card, CheckpointError
 from vampprior.likelihoods import LIKELIHOODS
@@ -14,20 +14,20 @@ __all__ = ["dataset_of", "find_checkpoint", "list_checkpoints", "new_checkpoint"
 
 
 def new_checkpoint(store: Path, name: str, version: str) -> Path:
-    """The folder for a new checkpoint; raises `RecipeError` if no checkpoint can have that version."""
+    """The folder of a new checkpoint; raises `RecipeError` if the version is not a valid one."""
     if not re.fullmatch(CHECKPOINT_NAME, version):
         raise RecipeError(f"the version {version!r} must be lower-case letters, digits, '.', '_' and '-'")
     return store / name / version
 
 
 def list_checkpoints(store: Path) -> list[Path]:
-    """Folders of all checkpoints in a store, by name, older versions first (10 is newer than 9)."""
+    """Folders of all checkpoints in a store, by name and version, older versions first (10 is newer than 9)."""
     folders = [card.parent for card in store.glob(f"*/*/{CARD_FILE}")]
     return sorted(folders, key=lambda folder: (folder.parent.name, _order(folder.name), folder.name))
 
 
 def find_checkpoint(reference: str, store: Path) -> Path:
-    """The folder of a checkpoint given by its path, as `name@version`, or as `name`, which means its newest version.
+    """The folder of a checkpoint given by its path, by `name@version`, or by `name` for its newest version.
 
     Raises `CheckpointError` if there is none.
     """
@@ -42,19 +42,19 @@ def find_checkpoint(reference: str, store: Path) -> Path:
     return matching[-1]
 
 
-def dataset_of(card: Card, directory: Path | None = None) -> Dataset:
-    """The data set that a checkpoint was trained on.
+def dataset_of(card: Card, directory: Path | None = None, split: str = "test") -> Dataset:
+    """The data set of a checkpoint's training.
 
-    Raises `CheckpointError` if its card does not say which, and `DatasetError` if that cannot be had or has other test
-    images now.
+    Raises `CheckpointError` if its card does not name one, and `DatasetError` if it cannot be loaded or the images of
+    the split have changed.
     """
     try:
-        name, wanted = card.training["recipe"]["dataset"], card.dataset["sha256"]["test"]
+        name, wanted = card.training["recipe"]["dataset"], card.dataset["sha256"][split]
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"the card of {card.name}@{card.version} does not say what it was trained on") from error
-    dataset = load_suited(str(name), LIKELIHOODS[card.model.likelihood], directory)
-    if dataset.describe()["sha256"]["test"] != wanted:
-        raise DatasetError(f"the test images of {name} are not those that {card.name}@{card.version} was trained with")
+        raise CheckpointError(f"the card of {card.name}@{card.version} does not name its data set") from error
+    dataset = load_dataset(str(name), directory, LIKELIHOODS[card.model.likelihood])
+    if dataset.describe()["sha256"][split] != wanted:
+        raise DatasetError(f"the {split} images of {name} are not those on the card of {card.name}@{card.version}")
     return dataset
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: how the bounds went, and how the test images score."""
+"""Pictures of a run: curves of the bounds, and a histogram of the log-likelihoods."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ TRAIN, VALID, BEST, WARMUP = "#4c78a8", "#e45756", "#333333", "#f2cf5b"
 def draw_curves(
     history: Sequence[dict[str, Any]], path: Path, *, title: str, warmup_epochs: int, bounds: str = "ELBO"
 ) -> None:
-    """Picture of the bound and the KL of every epoch (nats per image), the warm-up shaded and the best epoch marked.
+    """Draw the bound and the KL of every epoch (nats per image), with the warm-up shaded and the best epoch marked.
 
-    history: the epochs' metrics, oldest first; at least one
+    history: metrics of the epochs, oldest first; at least one
     """
     epochs = [line["epoch"] for line in history]
     best = max(history, key=lambda line: line["valid_elbo"])
@@ -47,7 +47,7 @@ def draw_curves(
 
 
 def draw_histogram(values: NDArray[np.float64], path: Path, *, title: str) -> None:
-    """Histogram of the log-likelihoods (nats) of single test images, as in Figure 7 of the paper."""
+    """Draw a histogram of the log-likelihoods (nats) of test images, as in Figure 7 of the paper."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     axes.hist(values, bins=min(100, max(10, math.isqrt(len(values)))), color=TRAIN, edgecolor="white", linewidth=0.4)
@@ -59,7 +59,7 @@ def draw_histogram(values: NDArray[np.float64], path: Path, *, title: str) -> No
 
 
 def y_limits(values: Sequence[float]) -> tuple[float, float]:
-    """Limits that show where the values end up: the lowest and highest tenth may run out of the picture."""
+    """Limits of the y axis that show most values; up to a tenth at each end may lie outside."""
     low, high = np.quantile(values, [0.1, 0.9])
     middle = np.clip(values, low - 0.5 * (high - low), high + 0.5 * (high - low))
     margin = 0.05 * float(np.ptp(middle)) or 1.0
@@ -67,7 +67,7 @@ def y_limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def clean(axes: Axes) -> None:
-    """No frame where there is no axis, and a grid behind what is drawn."""
+    """Remove the frame on sides without an axis, and draw a grid in the background."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)

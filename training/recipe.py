@@ -1,237 +1,290 @@
-"""Recipes: small TOML files that say what to train, on what, and how."""
+"""Recipes: small TOML files that say what to train, on what data, and how.
+
+A recipe also has a name, `<data set>-<model>-<prior>` or `<data set>-<model>-<prior>-<components>`. The settings that
+the recipes of a data set share are in `recipes/<data set>.toml`, so every model can be trained with every prior on
+every data set.
+"""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import re
+import sys
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
+import msgspec
 import torch
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from training.data import DATASETS
 from vampprior.card import CHECKPOINT_NAME
 from vampprior.config import ModelConfig
-from vampprior.models import build_model
+from vampprior.models import MODELS, build_model
+from vampprior.priors import PRIORS
 
-__all__ = ["Recipe", "RecipeError", "first_difference", "read_toml"]
+__all__ = ["NAME_PATTERN", "RECIPES", "Optimization", "PseudoInputs", "Recipe", "RecipeError", "find_recipe"]
+
+RECIPES = Path(__file__).parent / "recipes"
+NAME_PATTERN = "<data set>-<model>-<prior>, such as static_mnist-hvae-vampprior"
+RENAMED = {
+    "start": "init_checkpoint",
+    "training.averaging": "training.ema_decay",
+    "training.normalize": "training.normalize_gradients",
+}
+"""Keys by their names in version 0.1.0, which the cards of that time have."""
+EXTENDABLE = ("max_epochs", "patience")
+"""Settings of a run that a resumed run may raise."""
+
+PATTERNS = {
+    "name": rf"\A{CHECKPOINT_NAME}\Z",
+    "init_checkpoint": rf"\A({CHECKPOINT_NAME}@{CHECKPOINT_NAME})?\Z",
+}
+MEANINGS = {
+    "name": "must be lower-case letters, digits, '.', '_' and '-'",
+    "init_checkpoint": "must be the name@version of a checkpoint",
+}
+LARGEST = sys.float_info.max
+AtLeastOne = Annotated[int, Meta(ge=1)]
+AtLeastZero = Annotated[float, Meta(ge=0, le=LARGEST)]
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be used; the message says what to change."""
+    """A recipe, an option or a run that cannot be used; the message says what to change."""
 
 
-@dataclass(frozen=True)
-class Optimization:
-    """The `[training]` table of a recipe; the defaults are the paper's (Sec. 5.1).
+class Optimization(Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[training]` table of a recipe; the defaults are those of the paper (Sec. 5.1).
 
-    learning_rate:      of Adam
-    normalize:          whether Adam is given the gradient of each tensor divided by its norm, as in the paper
-    annealing:          whether the learning rate falls linearly over max_epochs, to a step short of 0 in the last; the
-                        paper's stays
-    batch_size:         images a step
-    warmup_epochs:      epochs over which the KL weight rises linearly from 0 to 1
-    max_epochs:         epochs at most
-    patience:           epochs without a better validation bound after which training stops; the warm-up does not count
-    seed:               of the initial weights, the order of the images and all noise
-    precision:          float32, or bfloat16 for the hidden layers' products (latents and densities stay float32);
-                        `auto` takes bfloat16 where the device has matrix units for it, as recent GPUs and some CPUs do
-    compile:            fuse the step with torch.compile, which needs a C++ compiler on a CPU
-    weight_decay:       of the networks' weights, decoupled from the gradient: each step takes off learning_rate times
-                        this part of them; the paper has none
-    importance_samples: draws of the latents an image; one, as in the paper, makes the bound that is trained the ELBO,
-                        more the tighter one of Burda et al. (2016), at nearly as many times the cost
-    validation_samples: draws in the bound that is validated, if they are more than those: the more, the nearer it is to
-                        the log-likelihood
-    averaging:          decay, per step, of a moving average of the weights (taken every tenth step), which is then what
-                        is validated and kept; the paper keeps the weights themselves, which is 0
-    phase:              `wake` to fit the model to the training images, as in the paper; `sleep` to fit its posterior
-                        alone, to as many images that the model of `start` generates (Hinton et al., 1995), of which
-                        there is no end; `wake-sleep` to fit the posterior alone to both
-    keep:               `best` for the weights of the epoch with the best validation bound, as in the paper, or `last`,
-                        for which every epoch counts as the best so far
+    learning_rate:       learning rate of Adam
+    normalize_gradients: divide the gradient of each parameter tensor by its norm before Adam, as in the paper
+    annealing:           decrease the learning rate linearly over max_epochs, to one step above 0 in the last epoch; the
+                         paper keeps it constant
+    batch_size:          images per step
+    warmup_epochs:       epochs over which the KL weight rises linearly from 0 to 1
+    max_epochs:          largest number of epochs
+    patience:            epochs without a better validation bound after which training stops, not counting the warm-up
+    seed:                seed of the initial weights, the order of the images and all noise
+    precision:           float32, or bfloat16 for the products of hidden layers (latents and densities stay float32);
+                         `auto` is bfloat16 on devices with matrix units for it, such as recent GPUs and some CPUs
+    compile:             compile the step with torch.compile, which needs a C++ compiler on a CPU
+    weight_decay:        decoupled weight decay of the networks' weights: each step subtracts this fraction of them
+                         times learning_rate; the paper uses none
+    importance_samples:  latent samples per image. One, as in the paper, trains the ELBO; k samples train the tighter
+                         bound of Burda et al. (2016) and take nearly k times as long
+    validation_samples:  latent samples per image in the validation bound, if more than importance_samples; the bound
+                         of many samples is close to the log-likelihood
+    ema_decay:           decay per step of an exponential moving average of the weights, which is updated every tenth
+                         step and then validated and kept; 0, as in the paper, keeps the weights themselves
+    phase:               `wake` fits the model to the training images, as in the paper. `sleep` fits its posterior alone
+                         to images that the model of `init_checkpoint` generates (Hinton et al., 1995), as many as there
+                         are training images in each epoch and always new ones. `wake-sleep` fits the posterior alone to
+                         both
+    keep:                `best` keeps the weights of the epoch with the best validation bound, as in the paper; `last`
+                         counts every epoch as the best so far
     """
 
-    learning_rate: float = 5e-4
-    normalize: bool = True
+    learning_rate: Annotated[float, Meta(gt=0, le=LARGEST)] = 5e-4
+    normalize_gradients: bool = True
     annealing: bool = False
-    batch_size: int = 100
-    warmup_epochs: int = 100
-    max_epochs: int = 2000
-    patience: int = 50
-    seed: int = 1
-    precision: str = "float32"
+    batch_size: AtLeastOne = 100
+    warmup_epochs: Annotated[int, Meta(ge=0)] = 100
+    max_epochs: AtLeastOne = 2000
+    patience: AtLeastOne = 50
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     compile: bool = False
-    weight_decay: float = 0.0
-    importance_samples: int = 1
-    validation_samples: int = 1
-    averaging: float = 0.0
-    phase: str = "wake"
-    keep: str = "best"
+    weight_decay: AtLeastZero = 0.0
+    importance_samples: AtLeastOne = 1
+    validation_samples: AtLeastOne = 1
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    phase: Literal["wake", "sleep", "wake-sleep"] = "wake"
+    keep: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "patience", "importance_samples", "validation_samples"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"training.{name} must be at least 1, not {getattr(self, name)}")
-        if self.warmup_epochs < 0:
-            raise RecipeError(f"training.warmup_epochs must not be negative, but is {self.warmup_epochs}")
-        if not 0 <= self.seed < 2**32:
-            raise RecipeError(f"training.seed must be between 0 and {2**32 - 1}, not {self.seed}")
-        if not 0 < self.learning_rate < math.inf:
-            raise RecipeError(f"training.learning_rate must be positive, not {self.learning_rate}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise RecipeError(f"training.weight_decay must not be negative, but is {self.weight_decay}")
-        if not 0 <= self.averaging < 1:
-            raise RecipeError(f"training.averaging must be at least 0 and less than 1, not {self.averaging}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise RecipeError(f"training.precision must be auto, float32 or bfloat16, not {self.precision!r}")
-        if self.phase not in ("wake", "sleep", "wake-sleep"):
-            raise RecipeError(f"training.phase must be wake, sleep or wake-sleep, not {self.phase!r}")
         if "sleep" in self.phases and self.warmup_epochs:
-            raise RecipeError(f"training.phase = {self.phase} weighs no KL: set warmup_epochs = 0")
+            raise ValueError(f"phase = {self.phase!r} has no KL weight: set warmup_epochs = 0")
         if self.phase == "sleep" and self.importance_samples > 1:
-            raise RecipeError("training.phase = sleep trains no bound of training images: leave importance_samples out")
-        if self.keep not in ("best", "last"):
-            raise RecipeError(f"training.keep must be best or last, not {self.keep!r}")
+            raise ValueError("phase = 'sleep' trains no bound of training images: leave importance_samples out")
 
     @property
     def phases(self) -> list[str]:
-        """wake, sleep, or both."""
+        """The phases of every step: wake, sleep or both."""
         return self.phase.split("-")
 
     @property
     def draws(self) -> dict[str, int]:
-        """Draws of the latents an image in the bound of each split, train and valid."""
+        """Latent samples per image in the bound of each split, train and valid."""
         return {"train": self.importance_samples, "valid": max(self.importance_samples, self.validation_samples)}
 
     def bound_name(self, split: str) -> str:
-        """What people call the bound of a split."""
+        """The name of the bound of a split: ELBO, k-sample bound or, in the sleep phase, upper bound."""
         if split == "train" and self.phase == "sleep":
-            return "upper bound of its own images"
+            return "upper bound of generated images"
         draws = self.draws[split]
         return "ELBO" if draws == 1 else f"{draws}-sample bound"
 
-    def kl_weight(self, epoch: int) -> float:
-        """Weight of the KL in an epoch; the first is 1."""
-        return min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
-
-    def learning_rate_of(self, epoch: int) -> float:
-        """Learning rate in an epoch; the first is 1."""
-        return self.learning_rate * (1.0 - (epoch - 1) / self.max_epochs) if self.annealing else self.learning_rate
-
     @property
     def bound_names(self) -> str:
-        """What people call the bounds of both splits: one name if they have the same."""
+        """The names of the bounds of both splits, or the one name that they share."""
         train, valid = (self.bound_name(split) for split in self.draws)
         return train if train == valid else f"{train}, validation {valid}"
 
+    def kl_weight(self, epoch: int) -> float:
+        """Weight of the KL term in an epoch; the first is 1."""
+        return min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+
+    def learning_rate_in(self, epoch: int) -> float:
+        """Learning rate in an epoch; the first is 1."""
+        return self.learning_rate * (1.0 - (epoch - 1) / self.max_epochs) if self.annealing else self.learning_rate
+
     def epochs_left(self, epoch: int, best_epoch: int) -> int:
-        """Epochs until training stops if the validation ELBO never again rises over that of the best epoch."""
+        """Epochs until training stops if the validation bound does not improve on that of the best epoch."""
         waited = epoch - max(best_epoch, self.warmup_epochs)
         return max(0, min(self.max_epochs - epoch, self.patience - waited))
 
 
-@dataclass(frozen=True)
-class PseudoInputs:
-    """The `[pseudo_inputs]` table: where the pseudo-inputs start.
+class PseudoInputs(Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[pseudo_inputs]` table of a recipe: initial values of the pseudo-inputs.
 
     init:      `noise` for N(mean, std) per pixel, or `data` for random training images plus N(0, std)
-    mean, std: of the noise
+    mean, std: mean and standard deviation of the noise
 
-    A prior that keeps training images takes them as they are.
+    A prior on training images (`vampprior_data`) takes the images without noise.
     """
 
-    init: str = "noise"
-    mean: float = 0.5
-    std: float = 0.02
+    init: Literal["noise", "data"] = "noise"
+    mean: Annotated[float, Meta(ge=-LARGEST, le=LARGEST)] = 0.5
+    std: AtLeastZero = 0.02
+
+
+class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """One experiment.
+
+    name:            name of the checkpoint
+    dataset:         name of a data set (`python -m training data` lists them) or path of the user's own images
+    init_checkpoint: `name@version` of a checkpoint of the same model in the store, whose weights training starts from;
+                     empty for random weights
+    """
+
+    name: Annotated[str, Meta(pattern=PATTERNS["name"])]
+    dataset: Annotated[str, Meta(min_length=1)]
+    init_checkpoint: Annotated[str, Meta(pattern=PATTERNS["init_checkpoint"])] = ""
+    model: ModelConfig = ModelConfig()
+    pseudo_inputs: PseudoInputs = PseudoInputs()
+    training: Optimization = Optimization()
 
     def __post_init__(self) -> None:
-        if self.init not in ("noise", "data"):
-            raise RecipeError(f"pseudo_inputs.init must be noise or data, not {self.init!r}")
-        if not (math.isfinite(self.mean) and 0 <= self.std < math.inf):
-            raise RecipeError(f"pseudo_inputs: no normal distribution has mean {self.mean} and std {self.std}")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One experiment: the checkpoint's name, a data set, a network and how to fit it.
-
-    dataset: the name of a data set (`python -m training data` lists them), or the path of the user's own images
-    start:   `name@version` of a checkpoint of the same model in the store, with whose weights training starts; with
-             weights drawn at random if it is empty
-    """
-
-    name: str
-    dataset: str
-    start: str = ""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    pseudo_inputs: PseudoInputs = field(default_factory=PseudoInputs)
-    training: Optimization = field(default_factory=Optimization)
+        if "sleep" in self.training.phases and not self.init_checkpoint:
+            raise ValueError(
+                f"training.phase = {self.training.phase!r} needs init_checkpoint, the model that generates the images"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Build a recipe from plain values; a missing, unknown or ill-typed key raises `RecipeError`."""
-        _check_keys("", values, cls)
-        for key in ("name", "dataset"):
-            if not isinstance(values.get(key), str) or not values[key]:
-                raise RecipeError(f"a recipe needs a {key}")
-        if not re.fullmatch(CHECKPOINT_NAME, values["name"]):
-            raise RecipeError(f"the name {values['name']!r} must be lower-case letters, digits, '.', '_' and '-'")
-        start = values.get("start", "")
-        if not isinstance(start, str) or not re.fullmatch(f"({CHECKPOINT_NAME}@{CHECKPOINT_NAME})?", start):
-            raise RecipeError(f"start must be the name@version of a checkpoint, not {start!r}")
-        model_table = _table(values, "model")
-        if "image_shape" in model_table:
-            raise RecipeError("[model]: image_shape comes from the data set; leave it out")
+        """Convert plain values; raises `RecipeError`, which names the key, if one is missing, unknown or invalid."""
+        model = values.get("model", {})
+        if isinstance(model, Mapping):
+            if "image_shape" in model:
+                raise RecipeError("model.image_shape comes from the data set; leave it out")
+            known = [name for name in ModelConfig.__dataclass_fields__ if name != "image_shape"]
+            if unknown := [key for key in model if key not in known]:
+                raise RecipeError(f"unknown key model.{unknown[0]}; known are {', '.join(known)}")
         try:
-            model = ModelConfig.from_dict(model_table)
+            recipe = msgspec.convert(values, cls)
+            recipe = replace(recipe, model=dataclasses.replace(recipe.model))  # msgspec leaves out fields with defaults
+        except msgspec.ValidationError as error:
+            raise RecipeError(_explain(str(error))) from error
+        try:
             with torch.device("meta"):
-                build_model(model)  # knows whether there is such a model
+                build_model(recipe.model)  # checks the names of the model, the prior and the likelihood
         except ValueError as error:
             raise RecipeError(f"[model]: {error}") from error
-        training = _read(Optimization, "training", values)
-        if "sleep" in training.phases and not start:
-            raise RecipeError(f"training.phase = {training.phase} needs a start: the model that generates the images")
-        return cls(
-            name=values["name"],
-            dataset=values["dataset"],
-            start=start,
-            model=model,
-            pseudo_inputs=_read(PseudoInputs, "pseudo_inputs", values),
-            training=training,
-        )
-
-    @classmethod
-    def from_toml(cls, path: Path) -> Recipe:
-        """Read a recipe file; raises `RecipeError` if it is not one."""
-        values = read_toml(path)
-        try:
-            return cls.from_dict(values)
-        except RecipeError as error:
-            raise RecipeError(f"{path}: {error}") from error
-
-    def change_since(self, values: Mapping[str, Any]) -> str:
-        """The first setting that differs from those of an older recipe's `to_dict`, in words; empty if none does.
-
-        Settings that were not there yet had their defaults, and a precision of `auto` is any that it may have come to.
-        Raises `RecipeError` if the values are no recipe.
-        """
-        older = Recipe.from_dict(values)
-        if self.training.precision == "auto":
-            older = replace(older, training=replace(older.training, precision="auto"))
-        return first_difference(older.to_dict(), self.to_dict())
+        return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes back."""
-        values = asdict(self)
+        values: dict[str, Any] = msgspec.to_builtins(self)
         del values["model"]["image_shape"]
         return values
 
+    def change_since(self, values: Mapping[str, Any], *, extending: bool = False) -> str:
+        """Describe the first setting that differs from an older recipe's `to_dict`; empty if none does.
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file says; raises `RecipeError` if it cannot be read."""
+        Settings that the older recipe lacks had their defaults, and a precision of `auto` equals any. With `extending`,
+        `training.max_epochs` and `training.patience` may have grown, unless the learning rate depends on them.
+        Raises `RecipeError` if the values are not a recipe.
+        """
+        older = Recipe.from_dict(with_new_names(values))
+        present = replace(self.training, precision=older.training.precision if self._auto else self.training.precision)
+        if extending and not present.annealing:
+            for name in EXTENDABLE:
+                if getattr(present, name) > getattr(older.training, name):
+                    present = replace(present, **{name: getattr(older.training, name)})
+        return first_difference(older.to_dict(), replace(self, training=present).to_dict())
+
+    @property
+    def _auto(self) -> bool:
+        return self.training.precision == "auto"
+
+
+def find_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a `.toml` file, or the recipe of a name.
+
+    overrides: settings to use instead of the recipe's, such as `training.max_epochs=10`; a value is written as in TOML,
+               and the quotes of a string may be left out
+
+    Raises `RecipeError` if there is no such recipe, or if a setting is wrong.
+    """
+    values = _read_toml(Path(name)) if name.endswith(".toml") else _named(name)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
+            raise RecipeError(f"{override!r} is not an override such as training.max_epochs=10")
+        *tables, last = key.split(".")
+        table = values
+        for part in tables:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise RecipeError(f"{override!r}: {part} is not a table")
+        table[last] = _value(text)
+    try:
+        return Recipe.from_dict(values)
+    except RecipeError as error:
+        raise RecipeError(f"{name}: {error}") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _named(name: str) -> dict[str, Any]:
+    fields = "-".join(f"({'|'.join(known)})" for known in (DATASETS, MODELS, PRIORS))
+    match = re.fullmatch(rf"{fields}(?:-([1-9]\d{{0,5}}))?", name)
+    if match is None:
+        raise RecipeError(
+            f"no recipe {name!r}; give the path of a .toml file, or {NAME_PATTERN}, with data set one of "
+            f"{', '.join(DATASETS)}; model one of {', '.join(MODELS)}; prior one of {', '.join(PRIORS)}; and, if you "
+            "like, -<components> at the end"
+        )
+    dataset, model, prior, components = match.groups()
+    files = [path for path in RECIPES.glob("*.toml") if dataset.startswith(path.stem)]
+    if not files:
+        raise RecipeError(f"there is no recipes/{dataset}.toml: copy the file of a similar data set and edit it")
+    values = _read_toml(max(files, key=lambda path: len(path.stem)))
+    table = values.get("model", {}) | {"model": model, "prior": prior}
+    if components:
+        table["num_components"] = int(components)
+    return values | {"name": name, "dataset": dataset, "model": table}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -240,42 +293,48 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not TOML: {error}") from error
 
 
+def with_new_names(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The plain values of an older recipe with the present names of its keys."""
+    renamed = {RENAMED.get(prefix + key, prefix + key).removeprefix(prefix): value for key, value in values.items()}
+    return {
+        key: with_new_names(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in renamed.items()
+    }
+
+
 def first_difference(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:
-    """The first setting in which two recipes, as plain values, differ: in words, and empty if there is none."""
+    """Describe the first setting in which two recipes, as plain values, differ; empty if none does."""
     for key in sorted({*before, *after}):
         old, new = before.get(key), after.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             if change := first_difference(old, new, f"{prefix}{key}."):
                 return change
         elif old != new:
-            return f"{prefix}{key} was {old!r} and now is {new!r}"
+            return f"{prefix}{key} was {old!r} and is now {new!r}"
     return ""
 
 
-def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    table = values.get(name, {})
-    if not isinstance(table, Mapping):
-        raise RecipeError(f"{name} must be a table, written [{name}]")
-    return table
-
-
-def _read(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
-    table = _table(values, name)
-    _check_keys(f"{name}.", table, kind)
-    converted = {}
-    for known in fields(kind):
-        if known.name not in table:
-            continue
-        value, wanted = table[known.name], type(known.default)
-        if wanted is float and type(value) is int:
-            value = float(value)
-        if type(value) is not wanted:
-            raise RecipeError(f"{name}.{known.name} must be of type {wanted.__name__}, not {value!r}")
-        converted[known.name] = value
-    return kind(**converted)
-
-
-def _check_keys(prefix: str, values: Mapping[str, Any], kind: type[Any]) -> None:
-    known = [known.name for known in fields(kind)]
-    if unknown := [key for key in values if key not in known]:
-        raise RecipeError(f"unknown key {prefix}{unknown[0]}; known are {', '.join(known)}")
+def _explain(message: str) -> str:
+    """A message of msgspec with the key at its beginning, and the known keys or values where it names a wrong one."""
+    text, _, path = message.partition(" - at `$")
+    key = path.rstrip("`").lstrip(".")
+    kind: Any = Recipe
+    for part in filter(None, key.split(".")):
+        kind = get_type_hints(kind)[part]
+    if unknown := re.fullmatch("Object contains unknown field `(.*)`", text):
+        wrong = f"{key}.{unknown[1]}".lstrip(".")
+        if wrong in RENAMED:
+            return f"{wrong} is now named {RENAMED[wrong]}"
+        return f"unknown key {wrong}; known are {', '.join(kind.__struct_fields__)}"
+    if text.startswith("Invalid enum value"):
+        text = f"{text}; known are {', '.join(get_args(kind))}"
+    if "matching regex" in text:
+        text = MEANINGS[key]
+    for old, new in (
+        ("Object missing required field", "missing key"),
+        ("`object`", "a table"),
+        (f"`float` <= {LARGEST}", "a finite number"),
+        (f"`float` >= {-LARGEST}", "a finite number"),
+    ):
+        text = text.replace(old, new)
+    return f"{key}: {text[0].lower()}{text[1:]}" if key else text[0].lower() + text[1:]

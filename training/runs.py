@@ -1,9 +1,9 @@
-"""A training run: its folder of state, and the checkpoint that comes of it."""
+"""Training runs: the folder of a run, and the checkpoint that it exports."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from training.callbacks import Callback
 from training.checkpoints import find_checkpoint, new_checkpoint
-from training.datasets import Dataset
-from training.display import ShowEpoch
+from training.data import Dataset
 from training.evaluation import HISTOGRAM_FILE
 from training.plots import draw_curves
 from training.recipe import Recipe, RecipeError
@@ -28,37 +28,40 @@ CURVES_FILE = "curves.png"
 
 @dataclass(frozen=True)
 class Run:
-    """What a recipe becomes: `<runs>/<name>/<version>/` while it trains, `<store>/<name>/<version>/` when it has.
+    """The training of a recipe, with state in `<runs>/<name>/<version>/` and checkpoint in `<store>/<name>/<version>/`.
 
-    Raises `RecipeError` if no checkpoint can have that version.
+    overrides: settings that were changed on the command line, for the card
+
+    Raises `RecipeError` if the version is not a valid one.
     """
 
     recipe: Recipe
     version: str
     runs: Path
     store: Path
+    overrides: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         new_checkpoint(self.store, self.recipe.name, self.version)
 
     @property
     def folder(self) -> Path:
-        """State, metrics and curves."""
+        """Folder of state, metrics and curves."""
         return self.runs / self.recipe.name / self.version
 
     @property
     def checkpoint(self) -> Path:
-        """Weights, card and curves."""
+        """Folder of weights, card and curves."""
         return new_checkpoint(self.store, self.recipe.name, self.version)
 
-    def keep_checkpoint(self) -> None:
-        """Raise `RecipeError` if the run would overwrite a checkpoint."""
+    def check_new_checkpoint(self) -> None:
+        """Raise `RecipeError` if there is a checkpoint already."""
         if self.checkpoint.exists():
             raise RecipeError(
                 f"there is a checkpoint in {self.checkpoint}; give the new one another --version, or --overwrite it"
             )
 
-    def keep_folder(self) -> None:
+    def check_new_run(self) -> None:
         """Raise `RecipeError` if there is a run already."""
         if self.folder.exists():
             raise RecipeError(
@@ -66,9 +69,9 @@ class Run:
             )
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes out of the folder meanwhile; raises `RecipeError` if one is at work there."""
-        lock = self.folder.with_name(f".{self.version}.lock")  # beside it, since the folder is there if there is a run
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder within the block; raises `RecipeError` if one is training there."""
+        lock = self.folder.with_name(f".{self.version}.lock")  # outside the folder, whose existence means a run
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(lock, timeout=0):
@@ -77,29 +80,32 @@ class Run:
             raise RecipeError(f"another process is training in {self.folder}; wait for it, or stop it") from None
 
     def start(self, dataset: Dataset, device: torch.device) -> Trainer:
-        """A trainer at its first epoch; raises `RecipeError` if the recipe does not fit the data set."""
+        """A trainer before its first epoch; raises `RecipeError` if the recipe does not fit the data set."""
         trainer = self._trainer(dataset, device)
         self.folder.mkdir(parents=True, exist_ok=True)
         return trainer
 
     def resume(self, dataset: Dataset, device: torch.device) -> Trainer:
-        """A trainer where the run stopped; raises `RecipeError` if there is no such run of this recipe and data."""
+        """A trainer at the point where the run stopped; raises `RecipeError` as `Trainer.resume` does."""
         trainer = self._trainer(dataset, device)
         trainer.resume()
         return trainer
 
     def _trainer(self, dataset: Dataset, device: torch.device) -> Trainer:
         start = None
-        if self.recipe.start:
-            start, _ = load_checkpoint(find_checkpoint(self.recipe.start, self.store))
+        if self.recipe.init_checkpoint:
+            start, _ = load_checkpoint(find_checkpoint(self.recipe.init_checkpoint, self.store))
         return Trainer(self.recipe, dataset, self.folder, device, start)
 
-    def fit(self, trainer: Trainer, show: ShowEpoch) -> None:
-        """Train to the end, and draw the curves however it ends."""
+    def fit(self, trainer: Trainer, callbacks: Sequence[Callback] = ()) -> None:
+        """Train until the run is finished, and draw the curves however it ends."""
         try:
             while not trainer.finished:
-                show(trainer, trainer.run_epoch())
+                metrics = trainer.run_epoch()
+                for callback in callbacks:
+                    callback(trainer, metrics)
         finally:
+            trainer.folder.wait()
             self._draw(trainer)
 
     def _draw(self, trainer: Trainer) -> None:
@@ -113,21 +119,23 @@ class Run:
             )
 
     def export(self, trainer: Trainer) -> Card:
-        """Write the checkpoint: the best epoch's weights, their card, and the curves.
+        """Write the checkpoint: the weights of the best epoch, their card, and the curves.
 
-        Raises `RecipeError` before the first epoch is done.
+        Raises `RecipeError` before the end of the first epoch.
         """
         if not trainer.epoch:
-            raise RecipeError(f"the run in {self.folder} has not finished an epoch: there is nothing to write yet")
+            raise RecipeError(
+                f"the run in {self.folder} has not finished its first epoch, so there is nothing to write"
+            )
         self._draw(trainer)
         card = Card(
             name=self.recipe.name,
             version=self.version,
             model=trainer.config,
             dataset=trainer.dataset_card,
-            training=trainer.summary(),
+            training=trainer.summary() | ({"overrides": list(self.overrides)} if self.overrides else {}),
         )
         card = save_checkpoint(self.checkpoint, trainer.best_model(), card)
-        (self.checkpoint / HISTOGRAM_FILE).unlink(missing_ok=True)  # of weights that are no more
+        (self.checkpoint / HISTOGRAM_FILE).unlink(missing_ok=True)  # of the replaced weights
         shutil.copyfile(self.folder / CURVES_FILE, self.checkpoint / CURVES_FILE)
         return card

@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from training.__main__ import main
-from training.data.archives import Archive
-from training.data.splits import Pixels
-from training.datasets import Dataset, load_dataset
-from training.recipe import Recipe
+from training.data import Dataset, Pixels, load_dataset
+from training.data.archive import Archive, RemoteFile
+from training.recipe import Recipe, find_recipe
 from training.runs import Run
 from training.trainer import Trainer
 from vampprior.card import Card, write_card
@@ -55,7 +54,7 @@ def recipe_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recipe(recipe_file: Path) -> Recipe:
-    return Recipe.from_toml(recipe_file)
+    return find_recipe(str(recipe_file))
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +72,7 @@ def checkpoint(recipe: Recipe, digits: Dataset, tmp_path: Path) -> Path:
     """A trained checkpoint in `<tmp_path>/store`."""
     run = Run(recipe, "1", tmp_path / "runs", tmp_path / "store")
     trainer = run.start(digits, torch.device("cpu"))
-    run.fit(trainer, lambda trainer, metrics: None)
+    run.fit(trainer)
     run.export(trainer)
     return run.checkpoint
 
@@ -163,25 +162,24 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def at_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Archive, Mapping[str, bytes], Mapping[str, Pixels]], Archive]]:
-    """Gives a data set in small: its files, with other content, at home on a server of their own, and other arrays."""
+    """Moves a data set to a local server: a function of the set, the content of its files, and the arrays they give."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     folder = tmp_path / "home"
     folder.mkdir()
 
     def move(archive: Archive, contents: Mapping[str, bytes], arrays: Mapping[str, Pixels]) -> Archive:
-        assert archive.origin
         files = {}
         for key, content in contents.items():
-            file = archive.origin.files[key]
+            file = archive.downloads[key]
             (folder / file.name).write_bytes(content)
-            checksum = file.checksum.of(folder / file.name)
-            files[key] = replace(file, url=f"http://127.0.0.1:{server.server_port}/{file.name}", checksum=checksum)
+            url = f"http://127.0.0.1:{server.server_port}/{file.name}"
+            files[key] = RemoteFile(url, f"sha256:{hashlib.sha256(content).hexdigest()}")
         stored = {name: replace(archive.arrays[name], shape=array.shape) for name, array in arrays.items()}
         digests = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
         return replace(
             archive,
             arrays={name: replace(array, sha256=array.sha256 and digests[name]) for name, array in stored.items()},
-            origin=replace(archive.origin, files=files),
+            downloads=files,
         )
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:

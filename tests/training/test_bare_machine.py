@@ -1,4 +1,4 @@
-"""A machine that has PyTorch and what draws and prints, and none of what only downloads and the service need."""
+"""A machine without the packages that only downloads, scikit-learn's digits and the service need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import training
-from training.data.splits import Dataset
+from training.data.dataset import Dataset
 from vampprior.card import read_card
 
 ROOT = Path(training.__file__).parents[1]

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click import Context, Group
+from rich.console import Console
 from safetensors.torch import load_file
+from typer.main import get_command
 
+from training.__main__ import app
+from training.recipe import find_recipe
 from vampprior.card import read_card
 from vampprior.checkpoint import load_checkpoint
 
@@ -107,7 +115,7 @@ def one_line(answer: Any, code: int) -> str:
         (["train", "nope"], "no recipe 'nope'; give the path of a .toml file, or "),
         (["train", "missing.toml"], "missing.toml cannot be read: No such file or directory"),
         (["train", "RECIPE", "--version", "../1"], "the version '../1' must be lower-case letters"),
-        (["train", "RECIPE", "--seed", "-1"], "training.seed must be between 0 and"),
+        (["train", "RECIPE", "--seed", "-1"], "training.seed: expected `int` >= 0"),
         (["train", "RECIPE", "--resume"], "there is no run to resume in"),
         (["evaluate", "nope"], "no checkpoint 'nope' in"),
         (["models"], "there is no checkpoint in"),
@@ -163,3 +171,89 @@ def test_the_data_sets_are_listed_and_fetched(command: Command) -> None:
     assert " no " in lines["static_mnist"]
     assert " yes " in lines["digits"]
     assert "digits, 1297 / 250 / 250 binary images of 1x8x8" in command("data", "digits").out
+
+
+def test_overrides_and_the_seed_are_on_the_card(command: Command, recipe_file: Path, tmp_path: Path) -> None:
+    answer = command("train", recipe_file, "training.max_epochs=2", "model.hidden_dim=8", "name=short", "--seed", 5)
+    assert (answer.code, answer.err) == (0, "")
+    card = read_card(tmp_path / "store" / "short" / "1")
+    assert card.training["overrides"] == ["training.max_epochs=2", "model.hidden_dim=8", "name=short"]
+    assert (card.training["epochs"], card.training["seed"], card.model.hidden_dim) == (2, 5, 8)
+    assert card.training["recipe"]["training"]["max_epochs"] == 2
+    message = one_line(command("train", recipe_file, "training.epochs=2", "--version", 2), code=2)
+    assert "unknown key training.epochs" in message
+
+
+def test_a_finished_run_is_extended_with_resume(command: Command, recipe_file: Path, tmp_path: Path) -> None:
+    command("train", recipe_file)
+    longer = ("training.max_epochs=6", "training.patience=60", "--resume", "--overwrite")
+    answer = command("train", recipe_file, *longer)
+    assert (answer.code, answer.err) == (0, "")
+    epochs = [line.split()[1] for line in answer.out.splitlines() if line.startswith("epoch")]
+    assert epochs == ["5/6", "6/6"]
+    assert read_card(tmp_path / "store" / "tiny" / "1").training["epochs"] == 6
+    shorter = command("train", recipe_file, "--resume", "--overwrite")
+    assert "was started with another recipe: training.max_epochs was 6 and is now 4" in one_line(shorter, code=2)
+
+
+def test_tensorboard_logs_into_the_run(command: Command, recipe_file: Path, tmp_path: Path) -> None:
+    assert command("train", recipe_file, "--tensorboard").code == 0
+    (events,) = (tmp_path / "runs" / "tiny" / "1" / "tensorboard").iterdir()
+    assert events.stat().st_size > 1000
+
+
+def test_metrics_of_more_images_are_replaced_only_by_force(command: Command, recipe_file: Path, tmp_path: Path) -> None:
+    card = tmp_path / "store" / "tiny" / "1"
+    command("train", recipe_file)
+    command("evaluate", "tiny", "--num-samples", 4, "--max-images", 20)
+    before = (card / "card.json").read_bytes()
+    fewer = command("evaluate", "tiny", "--num-samples", 4, "--max-images", 5)
+    assert fewer.code == 0
+    assert "num_images                     5" in fewer.out
+    assert "not written: the card has metrics of 20 images with 4 samples; --force replaces them" in fewer.out
+    assert (card / "card.json").read_bytes() == before
+    valid = command("evaluate", "tiny", "--num-samples", 9, "--max-images", 30, "--split", "valid", "--force")
+    assert "30 valid images, 9 samples each" in valid.out
+    assert "not written: the card is for metrics of test images" in valid.out
+    assert (card / "card.json").read_bytes() == before
+    forced = command("evaluate", "tiny", "--num-samples", 4, "--max-images", 5, "--force")
+    assert "not written" not in forced.out
+    assert read_card(card).metrics["num_images"] == 5
+
+
+def test_a_narrow_terminal_cuts_no_number_of_a_checkpoint(
+    command: Command, put_card: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "caltech101_silhouettes-pixel_hvae-weighted_vampprior"
+    put_card(name, "caltech101_silhouettes", -108.91, metrics={"elbo": -120.25, "kl": 30.5})
+    for width in (80, 60):
+        narrow = partial(Console, width=width, markup=False, highlight=False)
+        monkeypatch.setattr("training.__main__.console", narrow)
+        shown = command("models").out
+        assert "…" not in shown
+        assert max(map(len, shown.splitlines())) <= width
+        for number in ("-108.91", "0.25", "-120.25"):
+            assert number in shown
+        assert "".join(line[1:].split("│")[0].strip() for line in shown.splitlines() if line[0] == "│") == f"{name}@1"
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^(?:\.venv/bin/)?python -m training (.*?)(?:  +#.*)?$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_of_the_readme_exist_with_their_options(line: str) -> None:
+    context, words = Context(get_command(app), info_name="training"), shlex.split(line)
+    found = context.command
+    while isinstance(found, Group):
+        name = words.pop(0)
+        found = found.get_command(context, name)
+        assert found, f"there is no command {name}"
+        context = Context(found, parent=context, info_name=name)
+    found.make_context(found.name, words)
+    if found.name == "train" and not words[0].endswith(".toml"):
+        find_recipe(words[0], [word for word in words[1:] if "=" in word])
+
+
+def test_the_readme_shows_every_command() -> None:
+    assert {line.split()[0] for line in COMMANDS} >= {"data", "evaluate", "figure", "models", "sweep", "table", "train"}

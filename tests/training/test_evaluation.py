@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from training.datasets import Dataset, DatasetError
-from training.evaluation import Evaluation
-from training.scoring import Plan
+from training.data import Dataset, DatasetError
+from training.evaluation import Evaluation, Plan
 from vampprior.card import CheckpointError, read_card, write_card
 from vampprior.checkpoint import load_checkpoint
 from vampprior.importance import log_likelihood
 
-PLAN = Plan(num_samples=20, max_images=12, max_bytes=2048, seed=0, device="cpu")
+PLAN = Plan(num_samples=20, max_images=12, max_bytes=2048, seed=0)
+CPU = torch.device("cpu")
 Open = Callable[..., Evaluation]
 
 
 @pytest.fixture
 def open_evaluation(checkpoint: Path, tmp_path: Path) -> Open:
     def open_with(**changes: object) -> Evaluation:
-        return Evaluation(checkpoint, replace(PLAN, **changes), tmp_path / "runs")  # type: ignore[arg-type]
+        return Evaluation(checkpoint, replace(PLAN, **changes), tmp_path / "runs", CPU)  # type: ignore[arg-type]
 
     return open_with
 
@@ -159,7 +159,7 @@ def test_the_card_takes_the_metrics_and_stays_a_card(open_evaluation: Open, chec
     before = read_card(checkpoint)
     evaluation = open_evaluation()
     evaluation.score(silently)
-    evaluation.write()
+    evaluation.write(evaluation.metrics())
     _, card = load_checkpoint(checkpoint)
     assert card.metrics["num_images"] == 12
     assert replace(card, metrics={}, scores_sha256="") == before
@@ -177,7 +177,7 @@ def test_a_score_that_is_not_finite_is_not_written(open_evaluation: Open, checkp
     evaluation.score(silently)
     evaluation.scores.columns["value"][3] = -torch.inf
     with pytest.raises(FloatingPointError, match="not finite"):
-        evaluation.write()
+        evaluation.write(evaluation.metrics())
     assert read_card(checkpoint).metrics == {}
 
 
@@ -185,8 +185,40 @@ def test_a_checkpoint_of_other_data_or_of_none_is_refused(open_evaluation: Open,
     card = read_card(checkpoint)
     sha256 = card.dataset["sha256"] | {"test": "0" * 64}
     write_card(checkpoint, replace(card, dataset=dict(card.dataset) | {"sha256": sha256}))
-    with pytest.raises(DatasetError, match="the test images of digits are not those that tiny@1"):
+    with pytest.raises(DatasetError, match="the test images of digits are not those on the card of tiny@1"):
         open_evaluation()
     write_card(checkpoint, replace(card, training={}))
-    with pytest.raises(CheckpointError, match="tiny@1 does not say what it was trained on"):
+    with pytest.raises(CheckpointError, match="tiny@1 does not name its data set"):
         open_evaluation()
+
+
+def test_validation_images_are_scored_but_not_written(open_evaluation: Open, digits: Dataset) -> None:
+    evaluation = open_evaluation(split="valid")
+    evaluation.score(silently)
+    assert torch.equal(evaluation.images, torch.from_numpy(digits.gray("valid")))
+    assert evaluation.scores.path != open_evaluation().scores.path
+    assert evaluation.reason_not_to_write() == "the card is for metrics of test images"
+
+
+@pytest.mark.parametrize(
+    ("change", "written"),
+    [
+        ({}, True),
+        ({"seed": 1}, True),
+        ({"max_images": 13}, True),
+        ({"num_samples": 21}, True),
+        ({"max_images": 11}, False),
+        ({"num_samples": 19}, False),
+        ({"max_images": 11, "num_samples": 21}, False),
+    ],
+)
+def test_metrics_of_more_images_or_samples_are_kept(
+    change: dict[str, int], written: bool, open_evaluation: Open
+) -> None:
+    evaluation = open_evaluation()
+    assert evaluation.reason_not_to_write() == ""
+    evaluation.score(silently)
+    evaluation.write(evaluation.metrics())
+    reason = open_evaluation(**change).reason_not_to_write()
+    assert (reason == "") == written
+    assert written or reason.startswith("the card has metrics of 12 images with 20 samples")

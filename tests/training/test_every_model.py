@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from training.datasets import Dataset, load_dataset
+from training.data import Dataset, load_dataset
 from training.recipe import Recipe
 from training.trainer import Trainer
 from vampprior import LIKELIHOODS, MODELS, PRIORS

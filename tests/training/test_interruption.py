@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 import training
-from training.datasets import Dataset, load_dataset
-from training.recipe import Recipe
+from training.data import Dataset, load_dataset
+from training.recipe import find_recipe
 from training.trainer import Trainer
 
 ROOT = Path(training.__file__).parents[1]
@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on_to_the_same_checkpoint(
 ) -> None:
     arguments = [long_recipe, "--runs-dir", tmp_path / "runs", "--store", tmp_path / "store", "--threads", 1]
     with training_process(*arguments) as process:
-        wait_for_epoch(process, 3)
+        wait_for_epoch(process, 4)  # before which the state of epoch 3 was written
         process.kill()
         process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -88,9 +88,10 @@ def test_a_killed_run_goes_on_to_the_same_checkpoint(
     assert f"epoch {EPOCHS}/{EPOCHS}" in out
     assert "epoch 3/" not in out
 
-    whole = Trainer(Recipe.from_toml(long_recipe), own_digits, tmp_path / "whole", torch.device("cpu"))
+    whole = Trainer(find_recipe(str(long_recipe)), own_digits, tmp_path / "whole", torch.device("cpu"))
     while not whole.finished:
         whole.run_epoch()
+    whole.folder.wait()
     assert metrics_of(tmp_path / "runs" / "tiny" / "1") == metrics_of(tmp_path / "whole")
     weights = load_file(tmp_path / "store" / "tiny" / "1" / "model.safetensors")
     assert all(torch.equal(weights[name], tensor) for name, tensor in whole.best_model().state_dict().items())
@@ -103,9 +104,9 @@ def test_ctrl_c_says_how_to_go_on(long_recipe: Path, own_digits: Dataset, tmp_pa
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert err == "interrupted: go on with --resume\n"
+    assert err == "interrupted: continue with --resume\n"
     assert not (tmp_path / "store").exists()
-    trainer = Trainer(Recipe.from_toml(long_recipe), own_digits, tmp_path / "runs" / "tiny" / "1", torch.device("cpu"))
+    trainer = Trainer(find_recipe(str(long_recipe)), own_digits, tmp_path / "runs" / "tiny" / "1", torch.device("cpu"))
     trainer.resume()
     assert trainer.epoch >= 3
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hardware import device_name
-from training.machine import DeviceChoice, prepare, settle_precision
+from training.machine import prepare, resolve_precision
 from training.recipe import RecipeError
 
 
@@ -16,37 +16,54 @@ def same_threads_after() -> object:
 
 
 def test_the_threads_are_those_asked_for() -> None:
-    assert prepare(DeviceChoice.CPU, threads=3) == torch.device("cpu")
+    assert prepare("cpu", threads=3) == torch.device("cpu")
     assert torch.get_num_threads() == 3
     assert device_name(torch.device("cpu")).endswith(", 3 threads")
 
 
 def test_a_gpu_that_is_not_there_is_an_error_and_auto_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RecipeError, match="no CUDA device"):
-        prepare(DeviceChoice.CUDA)
-    assert prepare(DeviceChoice.AUTO) == torch.device("cpu")
+    with pytest.raises(RecipeError, match="PyTorch finds 0 CUDA devices here, so there is no cuda; try --device cpu"):
+        prepare("cuda")
+    assert prepare("auto") == torch.device("cpu")
+
+
+def test_a_gpu_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert [prepare(choice) for choice in ("auto", "cuda", "cuda:1")] == chosen
+    assert chosen == [torch.device("cuda"), torch.device("cuda"), torch.device("cuda:1")]
+    with pytest.raises(RecipeError, match="PyTorch finds 2 CUDA devices here, so there is no cuda:2"):
+        prepare("cuda:2")
+
+
+@pytest.mark.parametrize("choice", ["gpu", "cuda:", "cuda:-1", "mps", ""])
+def test_an_unknown_device_is_an_error(choice: str) -> None:
+    with pytest.raises(RecipeError, match=f"there is no device '{choice}'; give auto, cpu, cuda or cuda:<number>"):
+        prepare(choice)
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "settled"),
+    ("capabilities", "resolved"),
     [({"amx_bf16": True, "avx512_bf16": True}, "bfloat16"), ({"avx512_bf16": True}, "float32"), ({}, "float32")],
 )
 def test_auto_takes_bfloat16_where_a_cpu_has_matrix_units_for_it(
-    capabilities: dict[str, bool], settled: str, monkeypatch: pytest.MonkeyPatch
+    capabilities: dict[str, bool], resolved: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert settle_precision("auto", torch.device("cpu")) == settled
-    assert settle_precision("float32", torch.device("cpu")) == "float32"
-    assert settle_precision("bfloat16", torch.device("cpu")) == "bfloat16"
+    assert resolve_precision("auto", torch.device("cpu")) == resolved
+    assert resolve_precision("float32", torch.device("cpu")) == "float32"
+    assert resolve_precision("bfloat16", torch.device("cpu")) == "bfloat16"
 
 
 def test_a_torch_that_cannot_tell_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert settle_precision("auto", torch.device("cpu")) == "float32"
+    assert resolve_precision("auto", torch.device("cpu")) == "float32"
 
 
 @pytest.mark.parametrize("supported", [False, True])
 def test_auto_asks_a_gpu(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    assert settle_precision("auto", torch.device("cuda")) == ("bfloat16" if supported else "float32")
+    assert resolve_precision("auto", torch.device("cuda")) == ("bfloat16" if supported else "float32")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.optim import NormalizedAdam, parameter_groups
+from training.optim import NormalizedAdam, build_optimizer, parameter_groups
+from training.recipe import Optimization
 from vampprior import MODELS, PRIORS, ModelConfig, build_model
 
 
@@ -69,3 +70,20 @@ def test_decay_takes_its_part_of_a_weight_and_leaves_the_gradient_alone() -> Non
         parameter.grad = torch.full_like(parameter, 3.0)
         optimizer.step()
     torch.testing.assert_close(decaying - plain, -0.01 * 0.5 * start)
+
+
+@pytest.mark.parametrize("normalize_gradients", [True, False])
+def test_the_learning_rate_is_a_tensor_that_a_step_reads(normalize_gradients: bool) -> None:
+    model = build_model(ModelConfig(model="vae", prior="standard", image_shape=(1, 4, 4), hidden_dim=4))
+    settings = Optimization(learning_rate=0.01, normalize_gradients=normalize_gradients)
+    optimizer = build_optimizer(model, settings, torch.device("cpu"))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert all(isinstance(rate, torch.Tensor) for rate in rates)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for rate in rates:
+        rate.fill_(0.25)
+    optimizer.step()
+    for old, new in zip(before, model.parameters(), strict=True):  # Adam's first step is the rate itself
+        torch.testing.assert_close(old - new, torch.full_like(old, 0.25), rtol=1e-4, atol=0.0)

@@ -1,4 +1,4 @@
-"""Caltech 101 Silhouettes (Marlin et al., 2010): outlines of the objects in the photographs of Caltech 101, filled."""
+"""Caltech 101 Silhouettes (Marlin et al., 2010): filled outlines of the objects in the photographs of Caltech 101."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.archives import Archive, Origin, StoredArray
-from training.data.checksums import Sha256
-from training.data.downloads import RemoteFile
+from training.data.archive import Archive, RemoteFile, StoredArray
+from training.data.dataset import SPLITS, Pixels
 from training.data.matlab import column_major_images, read_matlab
-from training.data.splits import SPLITS, Pixels
 
 __all__ = ["CALTECH101_SILHOUETTES"]
 
@@ -24,7 +22,7 @@ def _convert(paths: Mapping[str, Path]) -> dict[str, Pixels]:
 
 
 def _invert(arrays: Mapping[str, Pixels]) -> dict[str, Pixels]:
-    """The model is to see silhouettes as ones, as the paper's does; the source has them as zeros."""
+    """Make silhouettes ones, as in the paper; in the source they are zeros."""
     return {split: np.uint8(1) - arrays[split] for split in SPLITS}
 
 
@@ -37,15 +35,13 @@ CALTECH101_SILHOUETTES = Archive(
         "valid": StoredArray((2264, 28, 28), "d31899cd9a8421bad5500bdfa166ea93b6490c6f67abbd09826603751801628d"),
         "test": StoredArray((2307, 28, 28), "caf9bfb9732aced2ed6d7cfb7bf678eb933622574c87a3ce159a3c76dcb2b722"),
     },
-    origin=Origin(
-        files={
-            "silhouettes": RemoteFile(
-                "https://people.cs.umass.edu/~marlin/data/caltech101_silhouettes_28_split1.mat",
-                Sha256("eb6735e8d84b1850fabc5590124aab1755e90c9fd28123585324398405e1e42a"),
-            )
-        },
-        convert=_convert,
-    ),
+    downloads={
+        "silhouettes": RemoteFile(
+            "https://people.cs.umass.edu/~marlin/data/caltech101_silhouettes_28_split1.mat",
+            "sha256:eb6735e8d84b1850fabc5590124aab1755e90c9fd28123585324398405e1e42a",
+        )
+    },
+    convert=_convert,
     prepare=_invert,
     levels=1,
 )

@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn: real images of 8x8 pixels, without a download."""
+"""The handwritten digits of scikit-learn: real images of 8x8 pixels that need no download."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.splits import Dataset, DatasetError, shuffled_splits
+from training.data.dataset import Dataset, DatasetError, shuffled_splits
 
-__all__ = ["Digits"]
+__all__ = ["DIGITS"]
 
 
 class Digits:
     """1797 digits (Alpaydin & Kaynak, 1998), split at random into 1297 / 250 / 250.
 
-    Pixels are 0 to 16 in the original; here they are 1 from 8 on and 0 below.
+    The original pixels are 0 to 16; here they are 1 from 8 upwards and 0 below.
     """
 
     name = "digits"
-    summary = "handwritten digits that come with scikit-learn, 8x8, 1297 / 250 / 250 images, black and white"
+    summary = "handwritten digits of scikit-learn, 8x8, 1297 / 250 / 250 images, black and white"
 
-    def is_there(self, directory: Path) -> bool:  # noqa: ARG002
-        """Whether scikit-learn is installed."""
+    def is_available(self, directory: Path) -> bool:  # noqa: ARG002
+        """True if scikit-learn is installed."""
         return find_spec("sklearn") is not None
 
-    def fetch(self, directory: Path) -> None:
-        """Nothing to download; raises `DatasetError` if scikit-learn is not installed."""
-        if not self.is_there(directory):
-            raise DatasetError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
+    def fetch(self, directory: Path) -> None:  # noqa: ARG002
+        """Raise `DatasetError`, since an installation is all that can be missing."""
+        raise DatasetError("the digits are part of scikit-learn, which is not installed: pip install scikit-learn")
 
-    def load(self, directory: Path) -> Dataset:
-        """The split digits; raises `DatasetError` if scikit-learn is not installed."""
-        self.fetch(directory)
+    def load(self, directory: Path) -> Dataset:  # noqa: ARG002
+        """The split digits."""
         from sklearn.datasets import load_digits
 
         images = load_digits().images.astype(np.uint8)[:, None]
-        splits = shuffled_splits(images, num_valid=250, num_test=250)
-        return Dataset.of(self.name, splits, levels=16).thresholded()
+        return Dataset.of(self.name, shuffled_splits(images, num_valid=250, num_test=250), levels=16).thresholded()
+
+
+DIGITS = Digits()

@@ -8,14 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
-from training.data.archives import Archive, Origin, StoredArray
-from training.data.checksums import GitBlob
-from training.data.downloads import RemoteFile
-from training.data.gray_levels import bins
+from training.data.archive import Archive, RemoteFile, StoredArray
+from training.data.dataset import DatasetError, Pixels
 from training.data.pickles import read_pickle
-from training.data.splits import DatasetError, Pixels
 
 __all__ = ["HISTOPATHOLOGY"]
 
@@ -28,11 +24,11 @@ def _convert(paths: Mapping[str, Path]) -> dict[str, Pixels]:
     patches = read_pickle(_unpack(path), f"{path}: {MEMBER}")
     if not (isinstance(patches, dict) and set(KEYS.values()) <= set(patches)):
         raise DatasetError(f"{path}: {MEMBER} is not a dict of {', '.join(KEYS.values())}")
-    return {split: bins(_images(patches[key], f"{path}: {key}"), f"{path}: {key}") for split, key in KEYS.items()}
+    return {split: to_bins(patches[key], f"{path}: {key}") for split, key in KEYS.items()}
 
 
 def _unpack(path: Path) -> bytes:
-    """The pickle in the tar file, in whatever folder of it."""
+    """The content of the pickle, in whatever folder of the tar file it is."""
     try:
         with tarfile.open(path) as archive:
             for member in archive:
@@ -43,11 +39,19 @@ def _unpack(path: Path) -> bytes:
     raise DatasetError(f"{path} holds no {MEMBER}")
 
 
-def _images(patches: object, what: str) -> NDArray[np.float64]:
+def to_bins(patches: object, what: str) -> Pixels:
+    """Gray levels v (N, 28, 28) whose bin [v / 256, (v + 1) / 256) holds the fraction of a pixel.
+
+    Fractions are first clipped to [1/512, 1 - 1/512], as in the paper. Raises `DatasetError`, which begins with `what`,
+    if they are not images of fractions between 0 and 1.
+    """
     try:
-        return np.asarray(patches, dtype=np.float64).reshape(-1, 28, 28)
+        fractions = np.asarray(patches, dtype=np.float64).reshape(-1, 28, 28)
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{what} is not made of images of 28x28: {error}") from error
+    if not (fractions.min() >= 0 and fractions.max() <= 1):  # also False for NaN
+        raise DatasetError(f"{what} has values outside 0 to 1: from {fractions.min()} to {fractions.max()}")
+    return np.floor(256.0 * fractions.clip(1 / 512, 1 - 1 / 512)).astype(np.uint8)
 
 
 HISTOPATHOLOGY = Archive(
@@ -59,15 +63,13 @@ HISTOPATHOLOGY = Archive(
         "valid": StoredArray((2000, 28, 28)),
         "test": StoredArray((2000, 28, 28)),
     },
-    origin=Origin(
-        files={
-            "patches": RemoteFile(
-                "https://raw.githubusercontent.com/jmtomczak/vae_householder_flow/master/datasets/histopathologyGray/"
-                "histopathology.pkl.tar.gz",
-                GitBlob("40e100f65969106cbcf3c0f6f29e70e8e7e14fe3"),
-            )
-        },
-        convert=_convert,
-    ),
+    downloads={
+        "patches": RemoteFile(
+            "https://raw.githubusercontent.com/jmtomczak/vae_householder_flow/master/datasets/histopathologyGray/"
+            "histopathology.pkl.tar.gz",
+            "git:40e100f65969106cbcf3c0f6f29e70e8e7e14fe3",
+        )
+    },
+    convert=_convert,
     levels=255,
 )

@@ -8,56 +8,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.splits import SPLITS, Dataset, DatasetError, Pixels, read_arrays, shuffled_splits
+from training.data.dataset import SPLITS, Dataset, DatasetError, Pixels, read_arrays, shuffled_splits
 
 __all__ = ["load_own_images"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MIN_SPLIT = 2
-"""Images of the smallest split: with fewer, a mean has no standard error."""
+"""Fewest images of a split: the mean of one image has no standard error."""
 MIN_IMAGES = 10 * MIN_SPLIT
 MAX_IMAGE_VALUES = 256 * 256
-"""Of one image. A network of dense layers that sees more has more weights than a machine has memory."""
+"""Most values per image; the dense layers for more would not fit into memory."""
 
 
 def load_own_images(path: Path) -> Dataset:
-    """Images from a folder or an `.npz` file; raises `DatasetError` if there is something wrong with them.
+    """Load images from a folder or an `.npz` file; raises `DatasetError` if they cannot be used.
 
-    Folder: every image file directly in it, all of one size, turned to 8-bit gray. Color becomes its luma (ITU-R 601),
-    16-bit gray its upper 8 bits, and what is transparent is laid over black.
+    Folder: all image files directly in it, of one size, converted to 8-bit gray. Color becomes its luma (ITU-R 601),
+    16-bit gray its upper 8 bits, and transparent pixels are laid over black.
 
     `.npz`: arrays `train`, `valid` and `test`, or one array `images`, each of shape (N, H, W) or (N, C, H, W) with 1 or
-    3 channels, and with whole values of 0 to 255 (0 and 1 if the images are black and white) or fractions of 0 to 1.
+    3 channels, and with whole values of 0 to 255 (0 and 1 for black and white) or fractions of 0 to 1.
 
-    What is not split already is split at random, always in the same way: 80 / 10 / 10 per cent.
+    Images without splits are split at random, always in the same way: 80 / 10 / 10 per cent.
     """
     splits = _splits_of_folder(path) if path.is_dir() else _splits_of_arrays(path)
     for split, images in splits.items():
         if len(images) < MIN_SPLIT:
-            raise DatasetError(f"{path}: {split} holds {len(images)} images; it takes {MIN_SPLIT} at least")
+            raise DatasetError(f"{path}: {split} holds {len(images)} images; at least {MIN_SPLIT} are needed")
     if len(shapes := {images.shape[1:] for images in splits.values()}) > 1:
         raise DatasetError(f"{path}: train, valid and test differ in the size of their images: {sorted(shapes)}")
     (shape,) = shapes
     if np.prod(shape) > MAX_IMAGE_VALUES:
         raise DatasetError(f"{path}: images of {shape} have over {MAX_IMAGE_VALUES} values; make them smaller")
     levels = 1 if max(int(images.max()) for images in splits.values()) <= 1 else 255
-    return Dataset.of(path.stem, splits, levels=levels)
+    return Dataset.of(path.stem, splits, levels)
 
 
 def _split(path: Path, images: Pixels) -> dict[str, Pixels]:
     if len(images) < MIN_IMAGES:
-        raise DatasetError(f"{path} holds {len(images)} images; it takes {MIN_IMAGES} at least")
+        raise DatasetError(f"{path} holds {len(images)} images; at least {MIN_IMAGES} are needed")
     tenth = len(images) // 10
     return shuffled_splits(images, num_valid=tenth, num_test=tenth)
-
-
-# Folders.
 
 
 def _splits_of_folder(path: Path) -> dict[str, Pixels]:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
-        raise DatasetError(f"{path} has no image files directly in it; it may have {', '.join(sorted(SUFFIXES))}")
+        raise DatasetError(f"{path} has no image files directly in it, which end in {', '.join(sorted(SUFFIXES))}")
     first = _read_gray(files[0])
     images = np.empty((len(files), *first.shape), np.uint8)
     for index, file in enumerate(files):
@@ -91,9 +88,6 @@ def _read_gray(file: Path) -> Pixels:
         raise DatasetError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
 
 
-# Arrays.
-
-
 def _splits_of_arrays(path: Path) -> dict[str, Pixels]:
     if path.suffix != ".npz" or not path.is_file():
         raise DatasetError(f"{path} is neither a folder of images nor an .npz file")
@@ -107,7 +101,7 @@ def _splits_of_arrays(path: Path) -> dict[str, Pixels]:
 
 
 def _to_pixels(what: str, array: NDArray[Any]) -> Pixels:
-    """Any array of images as uint8 (N, C, H, W)."""
+    """Convert an array of images to uint8 of shape (N, C, H, W)."""
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim != 4 or 0 in array.shape:
@@ -117,7 +111,7 @@ def _to_pixels(what: str, array: NDArray[Any]) -> Pixels:
     if array.dtype.kind not in "buif":
         raise DatasetError(f"{what} holds {array.dtype} values, not numbers")
     greatest = 1 if array.dtype.kind == "f" else 255
-    if not (array.min() >= 0 and array.max() <= greatest):  # so that NaN fails too
+    if not (array.min() >= 0 and array.max() <= greatest):  # also False for NaN
         raise DatasetError(f"{what} has values outside 0 to {greatest}: from {array.min()} to {array.max()}")
     if array.dtype.kind == "f":
         array = np.rint(array * 255.0)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.archives import Archive, Origin, StoredArray
-from training.data.checksums import Sha256
-from training.data.downloads import RemoteFile
-from training.data.splits import DatasetError, Pixels
+from training.data.archive import Archive, RemoteFile, StoredArray
+from training.data.dataset import DatasetError, Pixels
 
 __all__ = ["STATIC_MNIST", "parse_amat"]
 
@@ -20,18 +18,18 @@ HOME = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/bina
 def parse_amat(text: bytes, height: int = 28, width: int = 28) -> Pixels:
     """Images (N, H, W) of zeros and ones from the text of an `.amat` file.
 
-    A row is an image: its pixels as digits `0` and `1`, one space between them and a line feed at the end.
-    Raises `DatasetError` at anything else.
+    Each line is an image: its pixels as digits `0` and `1` with one space between them. Raises `DatasetError` if the
+    text has another form.
     """
     pixels = height * width
     if not text or len(text) % (2 * pixels):
-        raise DatasetError(f"an .amat file has rows of {2 * pixels} bytes, and this one is {len(text)} bytes long")
+        raise DatasetError(f"an .amat file has rows of {2 * pixels} bytes, but this one has {len(text)} bytes")
     rows = np.frombuffer(text, np.uint8).reshape(-1, pixels, 2)
     digits, separators = rows[..., 0], rows[..., 1]
     if not ((separators[:, :-1] == ord(" ")).all() and (separators[:, -1] == ord("\n")).all()):
-        raise DatasetError("an .amat file has one space between pixels and a line feed after each image")
+        raise DatasetError("an .amat file must have one space between pixels and a line feed after each image")
     if not np.isin(digits, (ord("0"), ord("1"))).all():
-        raise DatasetError("an .amat file has no other pixels than 0 and 1")
+        raise DatasetError("the pixels of an .amat file must be 0 or 1")
     return (digits - np.uint8(ord("0"))).reshape(-1, height, width)
 
 
@@ -48,16 +46,17 @@ STATIC_MNIST = Archive(
         "valid": StoredArray((10000, 28, 28), "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e"),
         "test": StoredArray((10000, 28, 28), "ca0294c3b8d984c7a1dc891015a8eea6f37bae59a34e35ea0fc8c47110a8dd86"),
     },
-    origin=Origin(
-        files={
-            split: RemoteFile(f"{HOME}{split}.amat", Sha256(digest))
-            for split, digest in {
-                "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
-                "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
-                "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
-            }.items()
-        },
-        convert=_convert,
-    ),
+    downloads={
+        "train": RemoteFile(
+            f"{HOME}train.amat", "sha256:ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d"
+        ),
+        "valid": RemoteFile(
+            f"{HOME}valid.amat", "sha256:1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2"
+        ),
+        "test": RemoteFile(
+            f"{HOME}test.amat", "sha256:e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c"
+        ),
+    },
+    convert=_convert,
     levels=1,
 )

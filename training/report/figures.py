@@ -1,4 +1,4 @@
-"""`python -m training figure N`: the paper's figures, each from checkpoints by one command."""
+"""`python -m training figure N`: the figures of the paper, drawn from checkpoints."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import typer
 from torch import Tensor
 
 from training.checkpoints import dataset_of, find_checkpoint
-from training.options import DataDir, Store
-from training.report.charts import draw_active_units, draw_bounds, draw_densities
-from training.report.components import Sweep
-from training.report.generation import pseudo_inputs_of, reconstruct, sample
-from training.report.pictures import Panel, draw_panels, draw_prototypes
+from training.report.charts import Comparison, draw_active_units, draw_bounds, draw_densities
+from training.report.pictures import Panel, draw_panels, draw_prototypes, pseudo_inputs_of, reconstruct, sample
 from training.report.results import Cards, dataset_name, reference
+from training.terminal import DataDir, Store
 from vampprior.card import Card, CheckpointError, read_card
 from vampprior.checkpoint import load_checkpoint
 from vampprior.models import MODELS, LatentModel
@@ -26,16 +24,16 @@ __all__ = ["app"]
 app = typer.Typer(help="Draw a figure of the paper from checkpoints.", no_args_is_help=True)
 
 SIDE = 6
-"""Images of a panel, each way."""
+"""Rows and columns of a panel."""
 CHOSEN = 3
 SHEET_COLUMNS, SHEET_ROWS = 8, 6
-"""Pseudo-inputs of the sheet below each chosen one, which are smaller."""
+"""Columns and rows of the sheet below each chosen pseudo-input."""
 
-Checkpoint = Annotated[str, typer.Argument(help="Its folder, or its name or name@version in the store.")]
-Checkpoints = Annotated[list[str], typer.Argument(help="Their folders, or their names or name@version in the store.")]
+Checkpoint = Annotated[str, typer.Argument(help="Folder, or name or name@version in the store.")]
+Checkpoints = Annotated[list[str], typer.Argument(help="Folders, or names or name@version in the store.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="Data set of the checkpoints.")]
 ModelName = Annotated[str, typer.Option("--model", help=f"Model of the checkpoints: {', '.join(MODELS)}.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of what is chosen and drawn.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random choices and samples.")]
 Output = Annotated[Path, typer.Option(help="PNG file to write.")]
 
 
@@ -47,8 +45,8 @@ def bounds(
     store: Store = Path("model_store"),
 ) -> None:
     """Test ELBO against the number of components, for mixtures of Gaussians and VampPriors."""
-    sweep = Sweep.of(Cards.read(store), dataset, model, {"mog": "MoG", "vampprior": "VampPrior"})
-    draw_bounds(sweep, output, title=f"{dataset}, {model}")
+    comparison = Comparison.of(Cards.read(store), dataset, model, {"mog": "MoG", "vampprior": "VampPrior"})
+    draw_bounds(comparison, output, title=f"{dataset}, {model}")
     print(output)
 
 
@@ -60,8 +58,8 @@ def active_units(
     store: Store = Path("model_store"),
 ) -> None:
     """Active units of every layer against the number of pseudo-inputs."""
-    sweep = Sweep.of(Cards.read(store), dataset, model, {"vampprior": "VampPrior"})
-    draw_active_units(sweep, output, title=f"{dataset}, {model}")
+    comparison = Comparison.of(Cards.read(store), dataset, model, {"vampprior": "VampPrior"})
+    draw_active_units(comparison, output, title=f"{dataset}, {model}")
     print(output)
 
 
@@ -69,13 +67,14 @@ def active_units(
 def prototypes(
     checkpoint: Checkpoint,
     pseudo_input: Annotated[
-        list[int] | None, typer.Option(min=0, help=f"Number of a pseudo-input, once for each; {CHOSEN} at random.")
+        list[int] | None,
+        typer.Option(min=0, help=f"Index of a pseudo-input; may be repeated. Without it, {CHOSEN} at random."),
     ] = None,
     seed: Seed = 0,
     output: Output = Path("figure-4.png"),
     store: Store = Path("model_store"),
 ) -> None:
-    """Images drawn from the components of pseudo-inputs, and a sheet of pseudo-inputs."""
+    """Samples from the components of pseudo-inputs, and a sheet of pseudo-inputs."""
     model, card = load_checkpoint(find_checkpoint(checkpoint, store))
     inputs = pseudo_inputs_of(model)
     shuffled = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
@@ -91,7 +90,7 @@ def prototypes(
     ]
     columns = SHEET_COLUMNS * len(groups)
     shown = inputs[shuffled[: columns * SHEET_ROWS]]
-    sheet = Panel(f"{len(shown)} of {len(inputs)} pseudo-inputs, each stretched to full brightness", shown, columns)
+    sheet = Panel(f"{len(shown)} of {len(inputs)} pseudo-inputs, each scaled to full brightness", shown, columns)
     draw_prototypes(groups, sheet, output, title=card.name)
     print(output)
 
@@ -104,7 +103,7 @@ def generations(
     data_dir: DataDir = None,
     store: Store = Path("model_store"),
 ) -> None:
-    """Real test images beside images that the checkpoints generate."""
+    """Test images beside samples of the checkpoints."""
     _compare(checkpoints, lambda model, real: sample(model, len(real), seed), seed, output, data_dir, store)
 
 
@@ -116,7 +115,7 @@ def reconstructions(
     data_dir: DataDir = None,
     store: Store = Path("model_store"),
 ) -> None:
-    """Real test images beside the checkpoints' reconstructions of them."""
+    """Test images beside their reconstructions by the checkpoints."""
     _compare(checkpoints, lambda model, real: reconstruct(model, real, seed), seed, output, data_dir, store)
 
 
@@ -130,7 +129,7 @@ def densities(
     rows: dict[str, list[Card]] = {}
     for card in (read_card(find_checkpoint(checkpoint, store)) for checkpoint in checkpoints):
         if not card.quantiles():
-            raise CheckpointError(f"{reference(card)} was not evaluated; `python -m training evaluate` does it")
+            raise CheckpointError(f"{reference(card)} is not evaluated; run `python -m training evaluate`")
         rows.setdefault(dataset_name(card), []).append(card)
     draw_densities(list(rows.values()), output)
     print(output)
@@ -144,7 +143,7 @@ def _compare(
     data_dir: Path | None,
     store: Path,
 ) -> None:
-    """Draw what each model makes of test images of its data set beside them, a row a data set."""
+    """Draw test images of each data set beside the images that `make` computes with each model."""
     rows: dict[str, list[Panel]] = {}
     for checkpoint in checkpoints:
         model, card = load_checkpoint(find_checkpoint(checkpoint, store))

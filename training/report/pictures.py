@@ -1,4 +1,4 @@
-"""Sheets of images, as in Figures 4, 5 and 6 of the paper."""
+"""Images that a model generates, and sheets of them, as in Figures 4, 5 and 6 of the paper."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -17,19 +18,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.plots import VALID
+from vampprior.card import CheckpointError
+from vampprior.models import LatentModel
 
-__all__ = ["Panel", "draw_panels", "draw_prototypes"]
+__all__ = ["Panel", "draw_panels", "draw_prototypes", "pseudo_inputs_of", "reconstruct", "sample"]
 
 GAP = 2
 """Pixels between two images of a sheet."""
 WIDTH, PAD, TITLE = 2.5, 0.08, 0.3
-"""Inches: how wide a panel is, what is left free on its sides, and how high its title is."""
+"""Width of a panel, of the margin on its sides, and height of its title, in inches."""
 LETTERS = 14
-"""Of a title to the inch."""
+"""Letters of a title per inch."""
+
+
+def sample(model: LatentModel, n: int, seed: int, component: int | None = None) -> Tensor:
+    """Mean images (n, C, H, W) of draws from the prior or one of its components; drawn images if autoregressive."""
+    return model.sample(n, component, generator=torch.Generator().manual_seed(seed))
+
+
+def reconstruct(model: LatentModel, x: Tensor, seed: int) -> Tensor:
+    """Images (N, C, H, W) decoded from the posterior means of images `x`; pixels are drawn if autoregressive."""
+    return model.reconstruct(x, torch.Generator().manual_seed(seed))
+
+
+def pseudo_inputs_of(model: LatentModel) -> Tensor:
+    """Pseudo-inputs (K, C, H, W), each scaled to a maximum of 1; raises `CheckpointError` if the prior has none."""
+    inputs = model.prior.pseudo_inputs
+    if inputs is None:
+        raise CheckpointError(
+            f"the prior {model.config.prior} has no pseudo-inputs to show; choose a checkpoint with a VampPrior"
+        )
+    return inputs / inputs.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
 
 
 class Panel(NamedTuple):
-    """Images (N, C, H, W) in [0, 1] under a title, so many in a row."""
+    """Images (N, C, H, W) in [0, 1] under a title, `columns` in a row."""
 
     title: str
     images: Tensor
@@ -37,7 +60,7 @@ class Panel(NamedTuple):
 
     @property
     def aspect(self) -> float:
-        """Height over width of its sheet, without the title."""
+        """Height of the sheet over its width, without the title."""
         height, width = self.images.shape[-2:]
         return math.ceil(len(self.images) / self.columns) * (height + GAP) / (self.columns * (width + GAP))
 
@@ -57,7 +80,7 @@ def draw_panels(rows: Sequence[Sequence[Panel]], path: Path) -> None:
 
 
 def draw_prototypes(groups: Sequence[Panel], prototypes: Panel, path: Path, *, title: str) -> None:
-    """Above, images that belong to the pseudo-input in their top left corner; below, pseudo-inputs (Figure 4)."""
+    """Above, samples of the pseudo-input in their top left corner; below, pseudo-inputs (Figure 4)."""
     width = WIDTH * len(groups)
     heights = [(WIDTH - 2 * PAD) * groups[0].aspect + TITLE, width * prototypes.aspect + TITLE]
     figure = Figure(figsize=(width, sum(heights) + TITLE), layout=ConstrainedLayoutEngine(w_pad=PAD))
@@ -78,7 +101,7 @@ def _show(axes: Axes, panel: Panel, width: float) -> None:
 
 
 def _sheet(panel: Panel) -> NDArray[np.float32]:
-    """The images on white, of shape (height, width) or, in colour, (height, width, C)."""
+    """The images on white: shape (height, width) or, in color, (height, width, C)."""
     n, channels, height, width = panel.images.shape
     lines, columns = math.ceil(n / panel.columns), panel.columns
     sheet = np.ones((channels, lines * (height + GAP) - GAP, columns * (width + GAP) - GAP), dtype=np.float32)

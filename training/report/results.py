@@ -1,4 +1,4 @@
-"""What the checkpoints of a store came to, from their cards alone: which cell of the paper each is, and its numbers."""
+"""Results of the checkpoints in a store, read from their cards: the cell of the paper and the numbers of each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoints import list_checkpoints
+from training.recipe import with_new_names
 from training.report.paper import Cell, Unit
 from vampprior.card import Card, CheckpointError, read_card
 from vampprior.priors import PRIORS
@@ -25,16 +26,15 @@ __all__ = [
     "score",
 ]
 
-
-BEYOND = {"weight_decay": "weight decay", "averaging": "averaging"}
-"""Settings of a recipe that are 0 in the paper, and what they are called."""
+BEYOND = {"weight_decay": "weight decay", "ema_decay": "EMA"}
+"""Settings of a recipe that are 0 in the paper, with their names in the tables."""
 
 
 @dataclass(frozen=True)
 class Cards:
     """The cards of a store, by name, older versions first.
 
-    problems: what is wrong with those that cannot be read
+    problems: reasons why the other cards cannot be read
     """
 
     cards: tuple[Card, ...]
@@ -54,15 +54,15 @@ class Cards:
         return cls(tuple(cards), tuple(problems))
 
     def from_scratch(self) -> Cards:
-        """Those that started from random weights, as the paper's do; what refines weights may take longer steps."""
-        return Cards(tuple(card for card in self.cards if not _recipe(card).get("start")), self.problems)
+        """The cards of training from random weights; the steps of refining a checkpoint may take longer."""
+        return Cards(tuple(card for card in self.cards if not _recipe(card).get("init_checkpoint")), self.problems)
 
     def of_cell(self, cell: Cell) -> Result:
-        """What the store holds of a cell of the paper."""
+        """The result for a cell of the paper."""
         return self._result(cell, cell.data.names)
 
     def of_substitute(self, cell: Cell) -> Result:
-        """What it holds of the cell's model fitted to the data set that stands in for the cell's."""
+        """The result for the cell's model on the data set that is the substitute for the cell's."""
         return self._result(cell, () if cell.data.substitute is None else (cell.data.substitute,))
 
     def _result(self, cell: Cell, names: Sequence[str]) -> Result:
@@ -73,9 +73,9 @@ class Cards:
 
 @dataclass(frozen=True)
 class Result:
-    """A cell's checkpoints, one for each split of the data that was run, and what they score.
+    """The checkpoints of a cell, one for each split of the data that was run.
 
-    num_splits: how many there could be
+    num_splits: number of splits of the data set
     """
 
     unit: Unit
@@ -84,24 +84,24 @@ class Result:
 
     @property
     def scores(self) -> list[tuple[float, float | None]]:
-        """Mean over the test images and its standard error of each checkpoint that was evaluated."""
+        """Mean over the test images and its standard error for each evaluated checkpoint."""
         return [found for card in self.cards if (found := score(card, self.unit)) is not None]
 
     @property
     def mean(self) -> float | None:
-        """Mean over the splits that were evaluated."""
+        """Mean over the evaluated splits."""
         return statistics.fmean(value for value, _ in self.scores) if self.scores else None
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """Wall-clock of training per epoch, as a mean over the splits that were run."""
+        """Wall-clock time of training per epoch, as a mean over the splits that were run."""
         times = [_seconds_per_epoch(card) for card in self.cards]
         known = [seconds for seconds in times if seconds is not None]
         return statistics.fmean(known) if known else None
 
     @property
     def conditions(self) -> set[tuple[str, ...]]:
-        """What the wall-clock hangs on besides the model: device, precision, compilation and batch size."""
+        """What the wall-clock time depends on besides the model: device, precision, compilation and batch size."""
         return {_conditions(card) for card in self.cards}
 
     def __str__(self) -> str:
@@ -111,19 +111,19 @@ class Result:
         return text if self.num_splits == 1 else f"{text} ({len(self.scores)} of {self.num_splits} splits)"
 
     def _spread(self) -> float | None:
-        """Standard error over test images, or where there are splits, the standard deviation between them."""
+        """Standard error over the test images or, with several splits, standard deviation between the splits."""
         if self.num_splits == 1:
             return self.scores[0][1]
         return statistics.stdev(value for value, _ in self.scores) if len(self.scores) > 1 else None
 
 
 def newest(cards: Sequence[Card]) -> Card:
-    """The newest version; of checkpoints of several names the first name's, so that variants do not displace it."""
+    """The newest version of the checkpoint whose name comes first, so that variants do not replace it."""
     return next(card for card in reversed(cards) if card.name == cards[0].name)
 
 
 def score(card: Card, unit: Unit) -> tuple[float, float | None] | None:
-    """Mean log-likelihood of the test images and, if it is known, its standard error; None before evaluation."""
+    """Mean log-likelihood of the test images and its standard error, if known; None before evaluation."""
     value, error = number(card.metrics, "log_likelihood"), number(card.metrics, "log_likelihood_standard_error")
     if value is None:
         return None
@@ -132,20 +132,20 @@ def score(card: Card, unit: Unit) -> tuple[float, float | None] | None:
 
 
 def number(values: Mapping[str, Any], key: str) -> float | None:
-    """A number of a card's free parts, which may have been written by hand; None if there is no such number."""
+    """A number in the free-form part of a card, which may be written by hand; None if there is none."""
     value = values.get(key)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def active_units(card: Card) -> dict[str, float]:
-    """Active units by layer, top first; empty before evaluation."""
+    """Active units by layer, top layer first; empty before evaluation."""
     units = card.metrics.get("active_units")
     layers = units if isinstance(units, Mapping) else {}
     return {layer: count for layer in layers if (count := number(layers, layer)) is not None}
 
 
 def dataset_name(card: Card) -> str:
-    """What the card calls its data; empty if it does not say."""
+    """The name of the data set on a card; empty if it has none."""
     return str(card.dataset.get("name", ""))
 
 
@@ -155,29 +155,31 @@ def reference(card: Card) -> str:
 
 
 def beyond_the_paper(card: Card) -> str:
-    """What the training had that the paper's has not; empty if nothing."""
+    """The settings of the training that the paper's training lacks; empty if there are none."""
     known, pseudo_inputs = _settings(card), _settings(card, "pseudo_inputs")
-    start, draws = _recipe(card).get("start"), number(known, "importance_samples") or 1
-    parts = [f"weights of {start}"] if start else []
-    parts += [f"{draws:.0f}-sample bound"] if draws > 1 else []
-    parts += [f"{known['phase']} phase"] if known.get("phase") in ("sleep", "wake-sleep") else []
-    parts += ["gradients as they are"] if known.get("normalize") is False else []
-    parts += ["annealing"] if known.get("annealing") is True else []
-    parts += ["last weights"] if known.get("keep") == "last" else []
-    parts += [f"{words} {known[key]}" for key, words in BEYOND.items() if number(known, key)]
-    parts += ["bfloat16"] if known.get("precision") == "bfloat16" else []
+    start, draws = _recipe(card).get("init_checkpoint"), number(known, "importance_samples") or 1
     learns = card.model.prior in PRIORS and PRIORS[card.model.prior].learns_pseudo_inputs
-    parts += ["pseudo-inputs from images"] if learns and not start and pseudo_inputs.get("init") == "data" else []
-    return ", ".join(parts)
+    settings = {
+        f"weights of {start}": bool(start),
+        f"{draws:.0f}-sample bound": draws > 1,
+        f"{known.get('phase')} phase": known.get("phase") in ("sleep", "wake-sleep"),
+        "gradients not normalized": known.get("normalize_gradients") is False,
+        "annealing": known.get("annealing") is True,
+        "last weights": known.get("keep") == "last",
+        **{f"{words} {known.get(key)}": bool(number(known, key)) for key, words in BEYOND.items()},
+        "bfloat16": known.get("precision") == "bfloat16",
+        "pseudo-inputs from images": learns and not start and pseudo_inputs.get("init") == "data",
+    }
+    return ", ".join(words for words, used in settings.items() if used)
 
 
 def _recipe(card: Card) -> Mapping[str, Any]:
     recipe = card.training.get("recipe")
-    return recipe if isinstance(recipe, Mapping) else {}
+    return with_new_names(recipe) if isinstance(recipe, Mapping) else {}
 
 
 def _settings(card: Card, table: str = "training") -> Mapping[str, Any]:
-    """A table of the recipe, as far as the card has one."""
+    """A table of the recipe; empty if the card has none."""
     settings = _recipe(card).get(table)
     return settings if isinstance(settings, Mapping) else {}
 

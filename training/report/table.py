@@ -1,4 +1,4 @@
-"""`python -m training table`: Tables 1 to 5 of the paper with our numbers beside them, from the cards of a store."""
+"""`python -m training table`: Tables 1 to 5 of the paper beside the results of a store's checkpoints."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from training.options import Store
 from training.report.paper import BITS, NATS, SLOWDOWNS, TABLES, Cell, PaperRow, unit_of
 from training.report.results import Cards, Result, beyond_the_paper, dataset_name, number, reference, score
+from training.terminal import Store, console, print_table
 from vampprior.card import Card
 
 __all__ = ["Section", "markdown", "sections", "table"]
@@ -34,23 +32,23 @@ RUN_COLUMNS = (
 )
 LEGEND = (
     f"Nats: higher is better. {BITS.name.capitalize()} (Frey Faces, Histopathology): lower is better.",
-    "Ours: mean over the test images that were scored ± its standard error. Frey Faces: mean over the splits ± their "
-    "standard deviation.",
+    "Ours: mean over the scored test images ± its standard error. Frey Faces: mean over the splits ± their standard "
+    "deviation.",
     f"{WORSE} worse than the paper by more than {NATS.tolerance} nats or {BITS.tolerance} bits per dimension.",
-    "Rows without ours are other papers' models.",
-    "Stopped early: the run was ended before its patience was spent.",
-    "Wall-clock: of the training, what else the machine did meanwhile and the run's pauses included.",
-    "Beyond the paper: what the training had that the paper's has not; `training/recipe.py` says what it is.",
-    "SG: the standard Gaussian prior, for which the paper has two numbers, in Table 1 and in Table 2.",
-    "Not comparable: the data set stands in for the paper's, with other images.",
-    "Several checkpoints of a cell: the newest version counts; what does not is among the other checkpoints.",
+    "Rows without ours are models of other papers.",
+    "Stopped early: the run ended before its patience was spent.",
+    "Wall-clock: time of training, which includes pauses of the run and other work of the machine.",
+    "Beyond the paper: settings that the paper's training lacks; `training/recipe.py` describes them.",
+    "SG: the standard Gaussian prior, for which the paper has different numbers in Table 1 and in Table 2.",
+    "Not comparable: another data set is used in place of the paper's.",
+    "Several checkpoints of a cell: the newest version is shown, and the others are among the other checkpoints.",
 )
 
 
 def table(
     store: Store = Path("model_store"),
     markdown_: Annotated[bool, typer.Option("--markdown", help="Write Markdown.")] = False,
-    output: Annotated[Path | None, typer.Option(help="File to write, instead of the terminal.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write to, instead of the terminal.")] = None,
 ) -> None:
     """Compare the checkpoints of a store with Tables 1 to 5 of the paper."""
     found = sections(Cards.read(store))
@@ -62,7 +60,7 @@ def table(
 
 
 def _command(store: Path, output: Path | None) -> str:
-    """The command that makes the page."""
+    """The command that writes the page."""
     words = ["python", "-m", "training", "table", "--markdown"]
     if store != Path("model_store"):
         words += ["--store", str(store)]
@@ -73,7 +71,7 @@ def _command(store: Path, output: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of texts under a title."""
+    """A table with its title."""
 
     title: str
     header: tuple[str, ...]
@@ -81,7 +79,7 @@ class Section:
 
 
 def sections(cards: Cards) -> list[Section]:
-    """The paper's tables, the wall-clock of training, and what else is in the store, where there is any."""
+    """The tables of the paper and, where there are any, training times, other checkpoints and unreadable ones."""
     header = ("data set", "model", "paper", "ours", *RUN_COLUMNS)
     tables = [
         Section(
@@ -107,7 +105,7 @@ def sections(cards: Cards) -> list[Section]:
 
 def markdown(found: Sequence[Section], command: str) -> str:
     """The tables as a Markdown page."""
-    lines = [f"Made by `{command}` from the checkpoints' cards.", "", "# Results", ""]
+    lines = [f"Written by `{command}` from the cards of the checkpoints.", "", "# Results", ""]
     lines += [f"- {line}" for line in LEGEND]
     for section in found:
         lines += ["", f"## {section.title}", ""]
@@ -121,13 +119,11 @@ def _markdown_row(texts: Iterable[str]) -> str:
 
 
 def _print(found: Sequence[Section], file: TextIO) -> None:
-    console = Console(file=file, markup=False, width=None if file.isatty() else 240)  # nothing is cut short in a file
+    terminal = console(file)
     for section in found:
-        shown = Table(*section.header, title=section.title, title_justify="left")
-        for row in section.rows:
-            shown.add_row(*row)
-        console.print(shown, "")
-    console.print(*LEGEND, sep="\n")
+        print_table(terminal, section.header, section.rows, title=section.title)
+        terminal.print()
+    terminal.print(*LEGEND, sep="\n")
 
 
 @contextmanager
@@ -140,7 +136,7 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
 
 
 def _row(row: PaperRow, cards: Cards) -> list[tuple[str, ...]]:
-    """A row of the paper, and below it the same model on the data set that stands in for the paper's, if it was run."""
+    """A row of the paper and, if it was run, the same model on the substitute for the data set."""
     start = (row.data.title, row.model, f"{row.value:.2f}")
     if row.cell is None:
         return [(*start, "", *_run(()))]
@@ -153,7 +149,7 @@ def _row(row: PaperRow, cards: Cards) -> list[tuple[str, ...]]:
 
 
 def _run(cards: Sequence[Card]) -> tuple[str, ...]:
-    """How the cards' checkpoints came to be: `RUN_COLUMNS`, with what differs between them after one another."""
+    """`RUN_COLUMNS` of the cards; values that differ between cards are joined by commas."""
     described = [_run_of(card) for card in cards]
     return tuple(", ".join(dict.fromkeys(filter(None, column))) for column in zip(*described, strict=True)) or (
         "",
@@ -195,7 +191,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _wall_clock(cards: Cards) -> Iterator[tuple[str, ...]]:
-    """Models that were run with the standard prior or with the VampPrior, on the paper's data or what stands in."""
+    """Training times with the standard prior and with the VampPrior, on the paper's data or its substitute."""
     for data in dict.fromkeys(row.data for row in TABLES[0].rows):
         for model, slowdowns in SLOWDOWNS.items():
             standard, vampprior = (Cell.of(data, model, prior) for prior in ("standard", "vampprior"))
@@ -207,7 +203,7 @@ def _wall_clock(cards: Cards) -> Iterator[tuple[str, ...]]:
 
 
 def _compare_times(standard: Result, vampprior: Result, paper: str) -> tuple[str, ...]:
-    """Times per epoch and, where they were taken under the same conditions, their ratio."""
+    """Times per epoch and, where they were measured under the same conditions, their ratio."""
     times = standard.seconds_per_epoch, vampprior.seconds_per_epoch
     alike = len(standard.conditions | vampprior.conditions) == 1
     ratio = f"{times[1] / times[0]:.2f}" if alike and times[0] and times[1] else ""

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from training.data.archives import Archive
+from training.data.archive import Archive
 from training.data.caltech101 import CALTECH101_SILHOUETTES
-from training.data.splits import SPLITS, Pixels
+from training.data.dataset import SPLITS, Pixels
 
 
 def test_silhouettes_are_upright_and_ones(

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.archives import Archive
+from training.data.archive import Archive
+from training.data.dataset import SPLITS, Dataset, DatasetError, Pixels
 from training.data.frey_faces import FREY_FACES
-from training.data.splits import SPLITS, Dataset, DatasetError, Pixels
 
 AtHome = Callable[[Archive, Mapping[str, bytes], Mapping[str, Pixels]], Archive]
 
@@ -27,7 +27,7 @@ def test_one_download_gives_three_splits(frames: Pixels, at_home: AtHome, tmp_pa
     content = pickle.dumps([frames.reshape(1965, 560)], protocol=2)
     repeats = [at_home(repeat, {"frames": content}, {"all": frames}) for repeat in FREY_FACES]
     repeats[0].fetch(tmp_path)
-    assert all(repeat.is_there(tmp_path) for repeat in repeats)
+    assert all(repeat.is_available(tmp_path) for repeat in repeats)
     datasets = [repeat.load(tmp_path) for repeat in repeats]
     assert [dataset.name for dataset in datasets] == ["frey_faces_1", "frey_faces_2", "frey_faces_3"]
     for dataset in datasets:

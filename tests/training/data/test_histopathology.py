@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.data.archives import Archive
-from training.data.histopathology import HISTOPATHOLOGY
-from training.data.splits import DatasetError, Pixels
+from training.data.archive import Archive
+from training.data.dataset import DatasetError, Pixels
+from training.data.histopathology import HISTOPATHOLOGY, to_bins
 
 AtHome = Callable[[Archive, Mapping[str, bytes], Mapping[str, Pixels]], Archive]
 
@@ -87,7 +87,7 @@ def test_other_patches_are_refused(
         (b"<html>404</html>", r"histopathology\.pkl\.tar\.gz cannot be unpacked"),
         (tar({"histopathology.pkl": bytes(100_000)})[:-20], r"histopathology\.pkl\.tar\.gz cannot be unpacked"),
         (tar({"README": b""}), r"histopathology\.pkl\.tar\.gz holds no histopathology\.pkl"),
-        (tar({"histopathology.pkl": b""}), r"tar\.gz: histopathology\.pkl cannot be read as a pickle"),
+        (tar({"histopathology.pkl": b""}), r"tar\.gz: histopathology\.pkl cannot be read as a pickle of arrays"),
         (tar({"histopathology.pkl": pickle.dumps({"training": 1})}), "is not a dict of training, validation, test"),
         (tar({"histopathology.pkl": pickle.dumps([1])}), "is not a dict of training, validation, test"),
     ],
@@ -97,3 +97,9 @@ def test_another_file_is_refused(
 ) -> None:
     with pytest.raises(DatasetError, match=message):
         at_home(HISTOPATHOLOGY, {"patches": content}, levels).fetch(tmp_path)
+
+
+def test_a_fraction_falls_into_the_bin_that_holds_it() -> None:
+    fractions = np.zeros((1, 28, 28))
+    fractions[0, 0, :7] = [0, 0.99 / 256, 1 / 256, 1.99 / 256, 254.99 / 256, 255 / 256, 1]
+    assert to_bins(fractions, "it")[0, 0, :7].tolist() == [0, 0, 1, 1, 254, 255, 255]

@@ -8,8 +8,8 @@ import pytest
 from scipy.io import savemat
 from scipy.sparse import csc_array
 
+from training.data.dataset import DatasetError
 from training.data.matlab import column_major_images, read_matlab
-from training.data.splits import DatasetError
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def test_matrices_are_read_by_name(path: Path) -> None:
     ("name", "message"),
     [
         ("testdata", r"matrices\.mat lacks the matrix testdata"),
-        ("names", r"matrices\.mat: names is no matrix of numbers"),
-        ("cells", "cells is no matrix of numbers"),
-        ("sparse", "sparse is no matrix of numbers"),
+        ("names", r"matrices\.mat: names is not a matrix of numbers"),
+        ("cells", "cells is not a matrix of numbers"),
+        ("sparse", "sparse is not a matrix of numbers"),
     ],
 )
 def test_what_is_not_there_or_no_matrix_is_named(name: str, message: str, path: Path) -> None:
@@ -69,5 +69,5 @@ def test_pixels_that_run_down_the_columns_make_upright_images() -> None:
 
 @pytest.mark.parametrize("shape", [(784, 3), (784,), (3, 28, 28), (3, 785)])
 def test_rows_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DatasetError, match="images of 28x28 make rows of 784 pixels, not shape"):
+    with pytest.raises(DatasetError, match="images of 28x28 take rows of 784 pixels, not shape"):
         column_major_images(np.zeros(shape))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from training.data.archives import Archive
-from training.data.omniglot import OMNIGLOT, OMNIGLOT_RAW28
-from training.data.splits import DatasetError, Pixels
+from training.data.archive import Archive
+from training.data.dataset import DatasetError, Pixels
+from training.data.omniglot import OMNIGLOT, OMNIGLOT_RAW28, nearest_levels
 
 AtHome = Callable[[Archive, Mapping[str, bytes], Mapping[str, Pixels]], Archive]
 NUM_DRAWINGS, NUM_TEST = 1350, 4
@@ -64,4 +64,25 @@ def test_the_stand_in_is_not_for_download(tmp_path: Path) -> None:
         DatasetError, match=r"omniglot_raw28 cannot be downloaded; put .*, as uint8 arrays train \(2300"
     ):
         OMNIGLOT_RAW28.fetch(tmp_path)
-    assert "do not compare" in OMNIGLOT_RAW28.summary
+    assert "cannot be compared" in OMNIGLOT_RAW28.summary
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fractions_become_the_nearest_levels(dtype: type[np.floating]) -> None:
+    levels = np.arange(256)
+    assert nearest_levels((levels / 255).astype(dtype), "it").tolist() == levels.tolist()
+    assert nearest_levels(np.array([0.4, 0.6, 254.4, 254.6], dtype) / 255, "it").tolist() == [0, 1, 254, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.5, 1.01], "it has values outside 0 to 1: from 0.5 to 1.01"),
+        ([-0.01, 0.5], "it has values outside 0 to 1: from -0.01 to 0.5"),
+        ([np.nan, 0.5], "it has values outside 0 to 1"),
+        ([0, 1], "it holds int64 values, not fractions"),
+    ],
+)
+def test_other_values_than_fractions_are_refused(values: list[float], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        nearest_levels(np.array(values), "it")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.data.dataset import SPLITS, DatasetError
 from training.data.own_images import load_own_images
-from training.data.splits import SPLITS, DatasetError
 
 
 def random_images(*shape: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_too_few_images_or_none_are_refused(tmp_path: Path) -> None:
         load_own_images(tmp_path)
     for index in range(19):
         Image.new("L", (4, 4)).save(tmp_path / f"{index}.png")
-    with pytest.raises(DatasetError, match="holds 19 images; it takes 20 at least"):
+    with pytest.raises(DatasetError, match="holds 19 images; at least 20 are needed"):
         load_own_images(tmp_path)
 
 
@@ -147,14 +147,14 @@ GOOD = random_images(20, 4, 4)
         ({"images": np.full((20, 4, 4), 256)}, "has values outside 0 to 255"),
         ({"images": np.full((20, 4, 4), -1)}, "has values outside 0 to 255"),
         ({"images": np.full((20, 4, 4), "x")}, "holds <U1 values, not numbers"),
-        ({"images": GOOD[:19]}, "holds 19 images; it takes 20 at least"),
+        ({"images": GOOD[:19]}, "holds 19 images; at least 20 are needed"),
         ({"images": GOOD[0]}, "has shape (4, 4), not (N, H, W) or (N, C, H, W)"),
         ({"images": np.zeros((20, 0, 4))}, "has shape (20, 1, 0, 4), not"),
         ({"images": random_images(20, 8, 8, 3)}, "after N come 1 or 3 channels"),
         ({"images": random_images(20, 300, 300)}, "have over 65536 values; make them smaller"),
         ({"pictures": GOOD}, "must hold arrays train, valid and test, or one array images; it holds pictures"),
         ({"train": GOOD, "valid": GOOD, "test": GOOD[:, :3]}, "train, valid and test differ in the size"),
-        ({"train": GOOD, "valid": GOOD, "test": GOOD[:1]}, "test holds 1 images; it takes 2 at least"),
+        ({"train": GOOD, "valid": GOOD, "test": GOOD[:1]}, "test holds 1 images; at least 2 are needed"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_with_the_reason(

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.archives import Archive
-from training.data.splits import SPLITS, DatasetError, Pixels
+from training.data.archive import Archive
+from training.data.dataset import SPLITS, DatasetError, Pixels
 from training.data.static_mnist import STATIC_MNIST, parse_amat
 
 AtHome = Callable[[Archive, Mapping[str, bytes], Mapping[str, Pixels]], Archive]
@@ -45,7 +45,7 @@ def test_rows_of_another_size_are_read_row_by_row() -> None:
     [
         (b"", "rows of 8 bytes"),
         (b"0 1 1 0\n0 1", "rows of 8 bytes"),
-        (b"0 1 2 0\n", "no other pixels than 0 and 1"),
+        (b"0 1 2 0\n", "the pixels of an .amat file must be 0 or 1"),
         (b"0,1,1,0\n", "one space between pixels"),
         (b"0 1 1 0 ", "a line feed after each image"),
         (b"MATLAB 5", "one space between pixels"),

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.datasets import Dataset
-from training.report.charts import density
-from training.report.components import Sweep
-from training.report.generation import pseudo_inputs_of, reconstruct, sample
+from training.data import Dataset
+from training.report.charts import Comparison, density
+from training.report.pictures import pseudo_inputs_of, reconstruct, sample
 from training.report.results import Cards
 from vampprior.card import Card, CheckpointError
 from vampprior.checkpoint import save_checkpoint
@@ -219,13 +218,13 @@ def test_checkpoints_are_ordered_by_prior_and_number_of_components(put_card: Put
     put_card("conv", model="conv_hvae", num_components=50)
     put_card("elsewhere", "dynamic_mnist", num_components=50)
     put_card("weighted", prior="weighted_vampprior", num_components=50)
-    sweep = Sweep.of(Cards.read(tmp_path / "store"), "static_mnist", "hvae", PRIORS)
-    assert {prior: list(cards) for prior, cards in sweep.varied.items()} == {
+    comparison = Comparison.of(Cards.read(tmp_path / "store"), "static_mnist", "hvae", PRIORS)
+    assert {prior: list(cards) for prior, cards in comparison.varied.items()} == {
         "MoG": [1, 100, 500],
         "VampPrior": [1, 100, 500],
     }
-    assert sweep.varied["VampPrior"][100].version == "2"
-    names = {prior: card.name for prior, card in sweep.constants.items()}
+    assert comparison.varied["VampPrior"][100].version == "2"
+    names = {prior: card.name for prior, card in comparison.constants.items()}
     assert names == {"standard Gaussian (SG)": "standard"}
 
 
@@ -233,7 +232,7 @@ def test_networks_that_differ_in_more_than_the_prior_do_not_compare(put_card: Pu
     put_sweep(put_card)
     put_card("wide", num_components=50, hidden_dim=301)
     with pytest.raises(CheckpointError, match="wide@1 differ in more than their priors"):
-        Sweep.of(Cards.read(tmp_path / "store"), "static_mnist", "hvae", PRIORS)
+        Comparison.of(Cards.read(tmp_path / "store"), "static_mnist", "hvae", PRIORS)
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -257,7 +256,7 @@ def test_too_few_cards_are_told_in_one_line(number: int, error: Error, put_card:
     put_card("b", num_components=50, log_likelihood=None)
     line = error(number)
     assert "too few evaluated checkpoints of hvae on static_mnist" in line
-    assert line.endswith("with two numbers of components at least; there are: VampPrior with 500")
+    assert line.endswith("with at least two numbers of components; there are: VampPrior with 500")
     assert error(number, "--dataset", "digits").endswith("there are: none")
 
 
@@ -270,8 +269,8 @@ def test_too_few_cards_are_told_in_one_line(number: int, error: Error, put_card:
         ((4, "mog"), "the prior mog has no pseudo-inputs to show"),
         ((4, "standard"), "the prior standard has no pseudo-inputs to show"),
         ((4, "vamp", "--pseudo-input", 6), "vamp@1 has pseudo-inputs 0 to 5, none numbered 6"),
-        ((7, "vamp", "new"), "new@1 was not evaluated"),
-        ((6, "new"), "new@1 does not say what it was trained on"),
+        ((7, "vamp", "new"), "new@1 is not evaluated"),
+        ((6, "new"), "new@1 does not name its data set"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from training.report.paper import BITS, NATS, TABLES
 
@@ -185,11 +186,14 @@ def test_a_cell_says_how_it_came_to_be(put_card: PutCard, tables: Tables) -> Non
     ("recipe", "shown"),
     [
         ({"training": {"weight_decay": 0.0, "averaging": 0.0, "precision": "float32"}}, ""),
-        ({"training": {"weight_decay": 0.5, "averaging": 0.999}}, "weight decay 0.5, averaging 0.999"),
-        ({"training": {"averaging": 0.9, "precision": "bfloat16"}}, "averaging 0.9, bfloat16"),
+        ({"training": {"weight_decay": 0.5, "averaging": 0.999}}, "weight decay 0.5, EMA 0.999"),
+        ({"training": {"averaging": 0.9, "precision": "bfloat16"}}, "EMA 0.9, bfloat16"),
         ({"training": {"weight_decay": "much"}, "pseudo_inputs": {"init": "noise"}}, ""),
         ({"pseudo_inputs": {"init": "data"}}, "pseudo-inputs from images"),
-        ({"training": {"averaging": 0.9}, "pseudo_inputs": "data"}, "averaging 0.9"),
+        ({"training": {"averaging": 0.9}, "pseudo_inputs": "data"}, "EMA 0.9"),
+        ({"training": {"ema_decay": 0.9, "normalize_gradients": False}}, "gradients not normalized, EMA 0.9"),
+        ({"training": {"normalize": False}}, "gradients not normalized"),
+        ({"init_checkpoint": "c@1"}, "weights of c@1"),
         ({"start": "", "training": {"importance_samples": 1}}, ""),
         (
             {"start": "c@1", "training": {"importance_samples": 5, "annealing": True, "keep": "last"}},
@@ -200,7 +204,7 @@ def test_a_cell_says_how_it_came_to_be(put_card: PutCard, tables: Tables) -> Non
         ({"start": "c@1", "training": {"phase": "wake-sleep"}}, "weights of c@1, wake-sleep phase"),
     ],
 )
-def test_what_the_papers_training_has_not_is_said(
+def test_settings_beyond_the_papers_are_named_by_old_and_new_keys(
     recipe: dict[str, Any], shown: str, put_card: PutCard, tables: Tables
 ) -> None:
     put_card("c", training={"recipe": recipe})
@@ -365,3 +369,18 @@ def test_an_empty_store_ends_in_one_line(command: Command) -> None:
     assert answer.code == 2
     (line,) = answer.err.splitlines()
     assert line.startswith("error: there is no checkpoint in")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_a_narrow_terminal_cuts_no_number(
+    width: int, command: Command, put_card: PutCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_card("static_mnist-hvae-vampprior", log_likelihood=-83.43)
+    monkeypatch.setattr(
+        "training.report.table.console", lambda file: Console(file=file, width=width, markup=False, highlight=False)
+    )
+    out = command("table").out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= width
+    assert "-83.43" in out
+    assert all(f"{value:.2f}" in out for table in TABLES for value in [row.value for row in table.rows])

@@ -1,4 +1,4 @@
-"""The sleep phase teaches the posterior what the model's own images say of their latents, and nothing else."""
+"""The phases of training: what the model is shown, and which parameters learn from it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 
-from training import sleep
-from training.datasets import Dataset
+from training import losses
+from training.data import Dataset
+from training.losses import Sleep
 from training.recipe import Optimization, Recipe
-from training.sleep import Sleep
 from training.trainer import Trainer
 from vampprior import LIKELIHOODS, MODELS, PRIORS, LatentModel, ModelConfig, build_model, log_likelihood
 
-CPU = torch.device("cpu")
+CPU, ONE = torch.device("cpu"), torch.tensor(1.0)
 ASLEEP = Optimization(phase="sleep", learning_rate=2e-3, batch_size=40, warmup_epochs=0, max_epochs=4)
 
 
@@ -38,7 +40,7 @@ def binary_digits(digits: Dataset) -> Dataset:
 
 
 def trainer_of(start: LatentModel, digits: Dataset, folder: Path, settings: Optimization = ASLEEP) -> Trainer:
-    recipe = Recipe("tiny", digits.name, start="tiny@1", model=start.config, training=settings)
+    recipe = Recipe("tiny", digits.name, init_checkpoint="tiny@1", model=start.config, training=settings)
     model = build_model(start.config)
     model.load_state_dict(start.state_dict())
     return Trainer(recipe, digits, folder, CPU, model)
@@ -49,10 +51,10 @@ def test_nothing_but_the_posterior_and_pseudo_inputs_learns(kind: str, prior: st
     model = model_of(kind, prior, likelihood)
     phase = Sleep(model_of(kind, prior, likelihood))
     phase.freeze(model)
-    x, latents = phase.generate(6, generator())
+    x, latents = phase.batch(torch.arange(6), generator())
     assert x.shape == (6, 1, 8, 8)
     assert [z.shape for z in latents] == [(6, 3)] * len(model.latent_dims)
-    phase.upper_bound(model, x, latents).value.mean().backward()
+    phase.bound(model, (x, latents), ONE).value.mean().backward()
     learns = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     posterior = {name for name, _ in model.named_parameters() if name.startswith("q_")}
     inputs = {"prior.free_inputs"} if model.prior.learns_pseudo_inputs else set()
@@ -63,8 +65,8 @@ def test_nothing_but_the_posterior_and_pseudo_inputs_learns(kind: str, prior: st
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_bound_is_above_the_log_likelihood_as_the_elbo_is_below(kind: str) -> None:
     phase = Sleep(model_of(kind))
-    x, latents = phase.generate(100, generator())
-    bound = phase.upper_bound(phase.start, x, latents)
+    x, latents = phase.batch(torch.arange(100), generator())
+    bound = phase.bound(phase.start, (x, latents), ONE)
     torch.testing.assert_close(bound.bound, bound.reconstruction - bound.kl)
     torch.testing.assert_close(bound.value, -bound.bound)  # the prior is what it was
     scores = log_likelihood(phase.start, x, num_samples=100)
@@ -73,8 +75,8 @@ def test_the_bound_is_above_the_log_likelihood_as_the_elbo_is_below(kind: str) -
 
 def test_images_come_from_every_component_and_the_same_generator_gives_the_same() -> None:
     phase = Sleep(model_of())
-    x, (z2, _) = phase.generate(300, generator())
-    again, _ = phase.generate(300, generator())
+    x, (z2, _) = phase.batch(torch.arange(300), generator())
+    again, _ = phase.batch(torch.arange(300), generator())
     assert torch.equal(x, again)
     assert x.unique().tolist() == [0.0, 1.0]
     shares = phase.prior.responsibilities(z2).mean(0)
@@ -83,7 +85,7 @@ def test_images_come_from_every_component_and_the_same_generator_gives_the_same(
 
 def test_the_posterior_comes_nearer_and_the_model_stays(binary_digits: Dataset, tmp_path: Path) -> None:
     start = model_of()
-    settings = replace(ASLEEP, max_epochs=30)
+    settings = msgspec.structs.replace(ASLEEP, max_epochs=30)
     trainer = trainer_of(start, binary_digits, tmp_path, settings)
     bounds = [trainer.run_epoch().train_elbo for _ in range(settings.max_epochs)]
     assert bounds[-1] < bounds[0] - 0.5
@@ -92,7 +94,7 @@ def test_the_posterior_comes_nearer_and_the_model_stays(binary_digits: Dataset, 
     same = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
     assert same == {name for name in before if not name.startswith(("q_", "prior.free_inputs"))}
 
-    x, _ = Sleep(model_of()).generate(200, generator())
+    x, _ = Sleep(model_of()).batch(torch.arange(200), generator())
     old, new = (log_likelihood(model, x, num_samples=1000) for model in (start.eval(), slept))
     assert new.elbo.mean() > old.elbo.mean() + 0.5
     assert new.value.mean() > old.value.mean()
@@ -104,25 +106,25 @@ def test_batch_normalization_of_the_decoder_stays(binary_digits: Dataset, tmp_pa
     """A PixelCNN decoder in training mode would change its running statistics, and log p(x | z) with them."""
     start = model_of("pixel_hvae")
     small = replace(binary_digits, train=binary_digits.train[:40], valid=binary_digits.valid[:10])
-    trainer = trainer_of(start, small, tmp_path, replace(ASLEEP, phase=phase))
+    trainer = trainer_of(start, small, tmp_path, msgspec.structs.replace(ASLEEP, phase=phase))
     for _ in range(2):
         trainer.run_epoch()
     before = dict(start.named_buffers())
     assert any("running_mean" in name for name in before)
     for model in (trainer.model, trainer.best_model()):
         assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
-    x, latents = Sleep(start).generate(8, generator())
+    x, latents = Sleep(start).batch(torch.arange(8), generator())
     assert torch.equal(trainer.model.eval().log_px(x, latents), start.eval().log_px(x, latents))
 
 
 @pytest.mark.parametrize("phase", ["sleep", "wake-sleep"])
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize_gradients", [False, True])
 def test_what_a_phase_learns_from(
-    binary_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, normalize: bool
+    binary_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, normalize_gradients: bool
 ) -> None:
     """Awake the training images count, and their lower bound is what is shown; asleep they do not."""
     start = model_of()
-    settings = replace(ASLEEP, phase=phase, normalize=normalize)
+    settings = msgspec.structs.replace(ASLEEP, phase=phase, normalize_gradients=normalize_gradients)
     trainers = [
         trainer_of(start, replace(binary_digits, train=images), tmp_path / str(index), settings)
         for index, images in enumerate((binary_digits.train, 1 - binary_digits.train))
@@ -135,14 +137,14 @@ def test_what_a_phase_learns_from(
     assert same == (phase == "sleep")
     assert (first.train_elbo == second.train_elbo) == (phase == "sleep")
     shown = trainers[0].recipe.training.bound_names
-    assert shown == ("ELBO" if phase == "wake-sleep" else "upper bound of its own images, validation ELBO")
+    assert shown == ("ELBO" if phase == "wake-sleep" else "upper bound of generated images, validation ELBO")
 
 
 def test_the_prior_is_held(binary_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = model_of()
     changes = []
-    for weight in (sleep.PRIOR_WEIGHT, 0.0):
-        monkeypatch.setattr(sleep, "PRIOR_WEIGHT", weight)
+    for weight in (losses.PRIOR_WEIGHT, 0.0):
+        monkeypatch.setattr(losses, "PRIOR_WEIGHT", weight)
         trainer = trainer_of(start, binary_digits, tmp_path / str(weight))
         for _ in range(4):
             trainer.run_epoch()
@@ -156,9 +158,68 @@ def test_a_resumed_sleep_gives_the_same_numbers(binary_digits: Dataset, tmp_path
     whole = trainer_of(start, binary_digits, tmp_path / "whole")
     for _ in range(2):
         whole.run_epoch()
-    trainer_of(start, binary_digits, tmp_path / "parts").run_epoch()
+    first = trainer_of(start, binary_digits, tmp_path / "parts")
+    first.run_epoch()
+    first.folder.wait()
     part = trainer_of(start, binary_digits, tmp_path / "parts")
     part.resume()
     part.run_epoch()
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(part.model.state_dict()[name], tensor)
+
+
+LEVELS = np.array([[0, 51], [204, 255]], np.uint8)
+GRAY = np.broadcast_to(LEVELS, (1000, 1, 2, 2)).copy()
+BINARY = (GRAY[:10] > 127).astype(np.uint8)
+DATASET = Dataset("dynamic", GRAY, BINARY, BINARY, levels=1, dynamic=True)
+
+
+class Watched(Trainer):
+    """Keeps what the model is shown."""
+
+    def _loss(self, batches, kl_weight):
+        ((x, _),) = batches
+        self.shown = [*getattr(self, "shown", []), x]
+        return super()._loss(batches, kl_weight)
+
+    def visit(self) -> torch.Tensor:
+        """All images of one epoch, in the order in which they were shown."""
+        self.shown = []
+        self.run_epoch()
+        return torch.cat(self.shown)
+
+
+@pytest.fixture
+def watched(recipe: Recipe, tmp_path: Path) -> Watched:
+    recipe = msgspec.structs.replace(recipe, model=replace(recipe.model, prior="vampprior_data"))
+    return Watched(recipe, DATASET, tmp_path / "run", torch.device("cpu"))
+
+
+def test_a_pixel_is_one_with_its_level_as_probability(watched: Watched) -> None:
+    shown = torch.cat([watched.visit() for _ in range(4)])
+    assert shown.shape == (4000, 1, 2, 2)
+    assert shown.unique().tolist() == [0.0, 1.0]
+    expected = torch.from_numpy(LEVELS / 255.0)
+    frequency = shown.double().mean(0)[0]
+    # five standard errors of 4,000 draws; black and white pixels never err
+    assert ((frequency - expected).abs() <= 5 * (expected * (1 - expected) / 4000).sqrt()).all()
+
+
+def test_every_visit_differs_and_a_resumed_run_sees_the_same(watched: Watched, recipe: Recipe) -> None:
+    first, second = watched.visit(), watched.visit()
+    assert (first != second).any()
+    again = Watched(watched.recipe, DATASET, watched.folder.path.with_name("again"), torch.device("cpu"))
+    assert torch.equal(again.visit(), first)
+    assert torch.equal(again.visit(), second)
+
+
+def test_validation_images_stay_as_they_are(watched: Watched) -> None:
+    assert torch.equal(watched.valid_images, torch.from_numpy(BINARY * 255))
+
+
+def test_training_images_that_become_pseudo_inputs_are_binarized(watched: Watched) -> None:
+    pseudo_inputs = watched.model.prior.pseudo_inputs
+    assert pseudo_inputs is not None
+    assert pseudo_inputs.unique().tolist() == [0.0, 1.0]
+    assert (pseudo_inputs[:, 0, 0, 0] == 0).all()
+    assert (pseudo_inputs[:, 0, 1, 1] == 1).all()

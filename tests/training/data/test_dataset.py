@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.datasets import DATASETS, Dataset, DatasetError, data_directory, load_dataset, load_suited
+from training.data import DATASETS, Dataset, DatasetError, data_directory, load_dataset
+from training.data.dataset import binarize_heldout
 from vampprior.likelihoods import LIKELIHOODS
 
 BERNOULLI = LIKELIHOODS["bernoulli"]
@@ -34,7 +35,7 @@ def test_the_digits_are_the_same_every_time(digits: Dataset) -> None:
 
 def test_the_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert not DATASETS["digits"].is_there(Path())
+    assert not DATASETS["digits"].is_available(Path())
     with pytest.raises(DatasetError, match="pip install scikit-learn"):
         load_dataset("digits")
 
@@ -73,7 +74,7 @@ def test_own_gray_images_become_black_and_white_for_binary_pixels_only(tmp_path:
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8)
     np.savez(tmp_path / "own.npz", images=images)
     as_they_are = load_dataset(str(tmp_path / "own.npz"))
-    suited = load_suited(str(tmp_path / "own.npz"), BERNOULLI)
+    suited = load_dataset(str(tmp_path / "own.npz"), likelihood=BERNOULLI)
     assert as_they_are.levels == 255
     assert suited.levels == 1
     assert np.array_equal(suited.test, as_they_are.test >= 128)
@@ -84,3 +85,30 @@ def test_the_data_directory_is_the_environments_if_it_names_one(monkeypatch: pyt
     assert data_directory() == Path("/somewhere")
     monkeypatch.setenv("VAMP_DATA_DIR", "")
     assert data_directory().name == "data"
+
+
+RAMP = np.arange(256, dtype=np.uint8)
+
+
+def test_validation_and_test_images_are_binarized_always_in_the_same_way() -> None:
+    gray = {split: np.full((1, 4, 8), 128, np.uint8) for split in ("train", "valid", "test")}
+    binary = binarize_heldout(gray)
+    assert binary["train"] is gray["train"]
+    rows = {split: ["".join(map(str, row)) for row in binary[split][0]] for split in ("valid", "test")}
+    assert rows == {
+        "valid": ["11110000", "10110100", "00111111", "00011010"],
+        "test": ["00010001", "10010100", "10101111", "10110111"],
+    }
+
+
+def test_a_pixel_is_one_with_its_level_as_probability() -> None:
+    gray = np.tile(RAMP, (4000, 1, 1))
+    binary = binarize_heldout({"train": gray, "valid": gray, "test": gray})
+    for split in ("valid", "test"):
+        assert binary[split].dtype == np.uint8
+        assert set(np.unique(binary[split])) == {0, 1}
+        share = binary[split].mean(axis=(0, 1))
+        assert share[0] == 0
+        assert share[255] == 1
+        assert np.abs(share - RAMP / 255).max() < 0.04
+    assert not np.array_equal(binary["valid"], binary["test"])

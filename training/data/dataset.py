@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Dataset", "DatasetError", "Pixels", "read_arrays", "shuffled_splits"]
+__all__ = ["SPLITS", "Dataset", "DatasetError", "Pixels", "binarize_heldout", "read_arrays", "shuffled_splits"]
 
 Pixels = NDArray[np.uint8]
 SPLITS = ("train", "valid", "test")
 SHUFFLE_SEED = 0
-"""Of the random splits. One for all, so that every run on the same images is tested on the same images."""
+"""Seed of random splits: always the same, so that all runs are tested on the same images."""
+BINARIZATION_SEED = 777
+"""The seed of the paper's public code, so that the test images equal its own bit by bit."""
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be had or used; the message says how to get it."""
+    """A data set that is missing, unknown or damaged; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Dataset:
     """Images as uint8, each split of shape (N, C, H, W).
 
     levels:  the greatest pixel value: 1 for binary images, 255 for gray ones
-    dynamic: whether the training images, and they alone, are gray levels, to be binarized afresh at every visit with a
-             pixel's level / 255 as its probability of being 1 (Salakhutdinov & Murray, 2008)
+    dynamic: True if the training images are gray levels that are binarized anew at every visit: a pixel is 1 with
+             probability level / 255 (Salakhutdinov & Murray, 2008). The other splits are binary.
     """
 
     name: str
@@ -40,8 +42,8 @@ class Dataset:
     dynamic: bool = False
 
     @classmethod
-    def of(cls, name: str, splits: Mapping[str, Pixels], *, levels: int, dynamic: bool = False) -> Dataset:
-        """A data set whose images come by the names of their splits."""
+    def of(cls, name: str, splits: Mapping[str, Pixels], levels: int, dynamic: bool = False) -> Dataset:
+        """A data set from its images by split."""
         return cls(name, splits["train"], splits["valid"], splits["test"], levels, dynamic)
 
     @property
@@ -52,22 +54,22 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """How its pixels are, in a word."""
+        """The kind of pixels in one word: gray, binarized or binary."""
         return "gray" if self.levels > 1 else "binarized" if self.dynamic else "binary"
 
     def gray(self, split: str) -> Pixels:
-        """A split's images as 8-bit gray levels: the ones of a binary image become 255."""
+        """The images of a split as 8-bit gray levels: the ones of a binary image become 255."""
         images: Pixels = getattr(self, split)
         return images if self.levels == 255 or (self.dynamic and split == "train") else images * np.uint8(255)
 
     def thresholded(self) -> Dataset:
-        """The same images as black and white: a pixel is 1 from one half of `levels` on."""
+        """The same images in black and white: a pixel is 1 from one half of `levels` upwards."""
         half = -(-self.levels // 2)
         splits = {name: (getattr(self, name) >= half).astype(np.uint8) for name in SPLITS}
         return replace(self, **splits, levels=1)
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint's card says of its data: name, image shape, split sizes and hashes."""
+        """The data set on a checkpoint's card: name, image shape, and the size and sha256 of every split."""
         splits = {name: getattr(self, name) for name in SPLITS}
         return {
             "name": self.name,
@@ -78,15 +80,22 @@ class Dataset:
 
 
 def shuffled_splits(images: Pixels, num_valid: int, num_test: int, seed: int = SHUFFLE_SEED) -> dict[str, Pixels]:
-    """Images (N, ...) in a random order that is always the same, split: what is left over is for training."""
+    """Split images (N, ...) at random, always in the same way; the remaining ones are for training."""
     order = np.random.default_rng(seed).permutation(len(images))
     num_train = len(images) - num_valid - num_test
     parts = np.split(images[order], [num_train, num_train + num_valid])
     return dict(zip(SPLITS, parts, strict=True))
 
 
+def binarize_heldout(arrays: Mapping[str, Pixels]) -> dict[str, Pixels]:
+    """Binarize the gray validation and test images (N, H, W) of a dynamic data set once, for all models alike."""
+    random = np.random.RandomState(BINARIZATION_SEED)  # its draws are the same in every version of NumPy
+    heldout = {split: random.binomial(1, arrays[split] / np.float32(255)) for split in ("valid", "test")}
+    return {"train": arrays["train"]} | {split: images.astype(np.uint8) for split, images in heldout.items()}
+
+
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an `.npz` file, by name; nothing is unpickled. Raises `DatasetError` if it cannot be read."""
+    """All arrays of an `.npz` file by name; nothing is unpickled. Raises `DatasetError` if the file is damaged."""
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -95,5 +104,5 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return {name: archive[name] for name in archive.files}
     except DatasetError:
         raise
-    except Exception as error:  # a damaged archive raises whatever zipfile, zlib and NumPy stumble over
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged file
         raise DatasetError(f"{path} cannot be read as .npz: {' '.join(str(error).split())}") from error

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 from rich.console import Console
 
-from training.datasets import Dataset
-from training.display import show_scoring, show_training
+from training.data import Dataset
 from training.recipe import Recipe
+from training.terminal import print_table, show_scoring, show_training
 from training.trainer import Trainer
 
 
@@ -65,3 +65,36 @@ def test_a_file_gets_a_line_at_the_end_of_an_evaluation(capsys: pytest.CaptureFi
         for done in (1, 2, 3):
             show(done, -10.0)
     assert capsys.readouterr().out == "scored 3/3 images  mean -10.00 nats  time left 0:00:00\n"
+
+
+HEADER = ("checkpoint", "log-likelihood", "ELBO", "epochs")
+ROW = ("static_mnist-hvae-vampprior@3", "-83.43 ± 0.22 nats", "-89.00", "200/200 stopped early")
+
+
+def printed(width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_table(console, HEADER, [ROW], title="a title")
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_a_table_cuts_nothing_and_names_the_columns_that_do_not_fit(width: int) -> None:
+    text = printed(width)
+    assert "…" not in text
+    assert all(len(line) <= width for line in text.splitlines())
+    *lines, last = text.splitlines()
+    missing = last.removeprefix("Not shown for want of width: ").rstrip(".").split(", ") if "Not shown" in last else []
+    cells = [line.split("│")[1:-1] for line in lines if line.startswith("│")]
+    columns = [" ".join(part.strip() for part in column).split() for column in zip(*cells, strict=True)]
+    shown = len(HEADER) - len(missing)
+    assert list(HEADER[shown:]) == missing
+    for name, cell, words in zip(HEADER, ROW, columns, strict=False):
+        assert "".join(words).replace(name, "") == cell.replace(" ", "")
+        assert all(number in words for number in cell.split() if number.lstrip("-")[0].isdigit())
+    assert shown == 4 or width < 80
+
+
+def test_a_narrow_table_has_less_columns_and_a_wide_one_has_all() -> None:
+    assert "Not shown for want of width: epochs." in printed(40)
+    assert all(text in printed(200) for text in (*HEADER, *ROW))

@@ -1,1 +1,0 @@
-"""Many recipes on one machine, several at a time."""
