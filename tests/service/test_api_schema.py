@@ -142,9 +142,9 @@ def test_without_keys_the_document_asks_for_none(document: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_what_stays_open_without_a_key_is_in_the_readme(path: str) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (sentence,) = [part for part in readme.split("\n\n") if part.startswith("With `VAMP_API_KEYS` set")]
+def test_what_stays_open_without_a_key_is_described(path: str) -> None:
+    operations = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    (sentence,) = [part for part in operations.split("\n\n") if part.startswith("With `VAMP_API_KEYS` set")]
     assert f"`{path}`" in sentence
 
 

@@ -237,8 +237,8 @@ def test_a_narrow_terminal_cuts_no_number_of_a_checkpoint(
         assert "".join(line[1:].split("│")[0].strip() for line in shown.splitlines() if line[0] == "│") == f"{name}@1"
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^(?:\.venv/bin/)?python -m training (.*?)(?:  +#.*)?$", README, re.MULTILINE)
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^(?:\.venv/bin/)?python -m training (.*?)(?:  +#.*)?$", DOCUMENT, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
