@@ -15,7 +15,8 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import BadRequest, HeadersTooLarge, HeadTimeout, Problem
 from service.metrics import Metrics
@@ -25,7 +26,7 @@ __all__ = ["OVER_LIMIT", "BoundedConnection", "ConnectionBounds"]
 
 OVER_LIMIT = "over_connection_limit"
 """Key of `scope["state"]` on connections beyond the limit, where only health checks are answered."""
-RESERVED_CONNECTIONS = 64  # beyond the limit, for health checks
+RESERVED_CONNECTIONS = 256  # beyond the limit, for health checks; under a flood the oldest idle one makes room
 RESERVED_HEAD_SECONDS = 2.0
 MAX_PIPELINED = 8  # requests of one connection that wait for the one before
 LINGER_SECONDS = 5.0  # for the rest of a body whose request was answered before its end
@@ -83,6 +84,7 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, bounds: ConnectionBounds, **options: Any) -> None:
         super().__init__(**options)
         self.bounds = bounds
+        self.reserved = False  # True beyond the limit of connections
         self.timeout_keep_alive = bounds.keep_alive_seconds  # type: ignore[assignment]
         self._reading = Reading.HEAD
         self._head_bytes = 0
@@ -93,6 +95,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._send_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._idle_since = self.loop.time()
+        self._closed = False
+        self._running: RequestResponseCycle | None = None
         self._refusal: Problem | None = None  # why a callback of the parser raised an error
 
     @property
@@ -119,6 +123,11 @@ class BoundedConnection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._reading = Reading.NOTHING
+        self._closed = True
+        self.pipeline.clear()
+        if self._running is not None:  # uvicorn tells the latest request alone, which may still wait for this one
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -144,14 +153,22 @@ class BoundedConnection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1") or (version == "1.1" and not any(name == b"host" for name, _ in self.headers)):
+            self._refusal = BadRequest("The request must be HTTP/1.1 with a `Host` header, or HTTP/1.0.")
+            raise ValueError(self._refusal.detail)
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refusal = BadRequest(f"At most {MAX_PIPELINED} requests of a connection may wait for another.")
             raise ValueError(self._refusal.detail)
         self._reading = Reading.BODY
         self._overhead_bytes = 0
         super().on_headers_complete()
-        if self.bounds.draining or OVER_LIMIT in self.app_state or self.parser.should_upgrade():
+        if self.bounds.draining or self.reserved or self.parser.should_upgrade():
             self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; no route reads those that come after a chunked body."""
@@ -178,6 +195,8 @@ class BoundedConnection(HttpToolsProtocol):
         """Wait for the client to take the answer, and to end its request if it was answered early."""
         super().on_response_complete()
         self._idle_since = self.loop.time()
+        if self._closed:
+            return
         if self.transport.get_write_buffer_size():
             self._watch_sending()
         if self.answering or self.transport.is_closing():
@@ -258,18 +277,28 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _admit_beyond_limit(self) -> None:
         """Close the longest idle connection; if none is idle, answer nothing but health checks on this one."""
-        idle = [other for other in self.connections if isinstance(other, BoundedConnection) and other.idle]
-        idle.remove(self)
-        if idle:
-            oldest = min(idle, key=lambda other: other._idle_since)
-            oldest._count("displaced")
-            oldest.transport.abort()
-        elif len(self.connections) > self.bounds.max_connections + RESERVED_CONNECTIONS:
-            self._count("too-many")
-            self.transport.abort()
-        else:
+        others = [other for other in self.connections if isinstance(other, BoundedConnection) and other is not self]
+        if _displace([other for other in others if not other.reserved]):
+            return
+        reserved = [other for other in others if other.reserved]
+        if len(reserved) < RESERVED_CONNECTIONS or _displace(reserved):
+            self.reserved = True
             self._head_seconds = RESERVED_HEAD_SECONDS
             self.app_state = {**self.app_state, OVER_LIMIT: True}
+        else:
+            self._count("too-many")
+            self.transport.abort()
+
+
+def _displace(connections: list[BoundedConnection]) -> bool:
+    """Close the longest idle one of the connections; False if none is idle."""
+    idle = [connection for connection in connections if connection.idle]
+    if not idle:
+        return False
+    oldest = min(idle, key=lambda connection: connection._idle_since)
+    oldest._count("displaced")
+    oldest.transport.abort()
+    return True
 
 
 def _problem_bytes(problem: Problem) -> bytes:

@@ -29,9 +29,9 @@ def read_json_images(body: bytes, *, max_images: int) -> list[bytes]:
     most_quotes = 2 * (max_images + 1)
     parts = _split_at_quotes(body, most_quotes)
     if len(parts) > most_quotes + 1:
-        raise TooLarge(f"the JSON body has more strings than the {max_images} images that a request may have need")
+        raise TooLarge(f"the JSON body has too many strings; a request may have at most {max_images} images")
     if sum(map(len, parts[::2])) > MAX_SYNTAX_BYTES:
-        raise BadParameter(f"the JSON body has more than {MAX_SYNTAX_BYTES} bytes that belong to no string")
+        raise BadParameter(f"the JSON body has more than {MAX_SYNTAX_BYTES} bytes outside of strings; images are strings in base64")
     images = [parts[number] for number in _image_numbers(parts)]
     if len(images) > max_images:
         raise TooLarge(f"{len(images)} images were sent, a request may have {max_images}")

@@ -193,7 +193,7 @@ class AccessControl:
             if key is not None:
                 client = f"key:{key}"
             elif not OPEN_PATHS.fullmatch(path):
-                await self._count(self.failure_limit, client)
+                await self._count(self.failure_limit, client, "requests without a valid key")
                 await self._count(self.limit, client)
                 raise Unauthorized("Send one of the service's keys in the header X-API-Key.")
         if OPEN_PATHS.fullmatch(path):
@@ -201,12 +201,12 @@ class AccessControl:
         return await self._count(self.limit, client)
 
     @staticmethod
-    async def _count(limit: RateLimit | None, client: str) -> Allowance | None:
+    async def _count(limit: RateLimit | None, client: str, counted: str = "requests") -> Allowance | None:
         if limit is None:
             return None
         allowance = await limit.hit(client)
         if not allowance.allowed:
-            raise allowance.problem()
+            raise allowance.problem(counted)
         return allowance
 
     def _known_key(self, given: bytes) -> str | None:

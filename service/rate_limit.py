@@ -32,12 +32,14 @@ class Allowance:
 
     allowed:   whether this request is within the limit
     limit:     requests per window
+    period:    length of the window in seconds
     remaining: requests that are left in the window
     seconds:   until requests are forgotten, 1 at least
     """
 
     allowed: bool
     limit: int
+    period: int
     remaining: int
     seconds: int
 
@@ -49,9 +51,9 @@ class Allowance:
             "RateLimit-Reset": str(self.seconds),
         }
 
-    def problem(self) -> RateLimited:
-        """The error of a request that is over the limit."""
-        detail = f"The limit is {self.limit} requests, and it is used up; wait {self.seconds} seconds."
+    def problem(self, counted: str) -> RateLimited:
+        """The error of a request that is over the limit; `counted` names the requests that count."""
+        detail = f"The limit is {self.limit} {counted} in {self.period} seconds; wait {self.seconds} seconds."
         return RateLimited(detail, headers={**self.headers(), "Retry-After": str(self.seconds)})
 
 
@@ -91,7 +93,7 @@ class LocalWindow:
             self._counts.popitem(last=False)
         remaining = int(max(0, self._amount - weighted - allowed))
         seconds = self._period * (1.0 - position)
-        return Allowance(allowed, self._amount, remaining, max(1, round(seconds)))
+        return Allowance(allowed, self._amount, self._period, remaining, max(1, round(seconds)))
 
 
 class SharedWindow:
@@ -128,7 +130,7 @@ class SharedWindow:
             logger.warning("redis failed (%s), rate limits are counted per process meanwhile", type(error).__name__)
             return await self._local.hit(client)
         seconds = max(1, round(window.reset_time - time.time()))
-        return Allowance(allowed, self._limit.amount, max(0, window.remaining), seconds)
+        return Allowance(allowed, self._limit.amount, self._limit.get_expiry(), max(0, window.remaining), seconds)
 
     async def close(self) -> None:
         """Disconnect from Redis."""

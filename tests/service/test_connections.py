@@ -317,3 +317,35 @@ def test_draining_answers_and_is_unready(serve: Any) -> None:
             status, headers, _ = read_answer(connection)
             assert (status, headers["connection"]) == (200, "close")
         service.server.handle_exit(15, None)
+
+
+def test_a_hang_up_stops_the_request_that_others_wait_for(serve: Any, pngs: list[bytes]) -> None:
+    """Requests that follow on the connection must not hide that its client has left."""
+    head = b"POST /loglik?num_samples=1000000 HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\nContent-Length: "
+    with serve(max_num_samples=10**6) as service:
+        with connect(service) as connection:
+            connection.sendall(head + str(len(pngs[0])).encode() + b"\r\n\r\n" + pngs[0] + MODELS * 3)
+            service.until(lambda: service.queued() > 0)
+        service.until(lambda: service.queued() == 0)
+        assert service.metric("vampprior_jobs_total", operation="loglik", outcome="ok") == 0
+        assert service.metric("http_problems_total", type="internal") == 0
+
+
+def test_a_flood_of_idle_connections_leaves_health_checks_time_to_ask(serve: Any, pngs: list[bytes]) -> None:
+    request = b"POST /loglik HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
+    with serve(max_connections=4) as service, contextlib.ExitStack() as stack:
+        for _ in range(8):  # each waits for the rest of its body
+            stack.enter_context(connect(service)).sendall(request + pngs[0])
+        service.until(lambda: httpx.get(f"{service.url}/models").status_code == 503)
+        probe = stack.enter_context(connect(service))
+        for _ in range(100):  # connections that ask nothing come after it
+            stack.enter_context(connect(service))
+        probe.sendall(LIVE)
+        assert read_answer(probe)[0] == 200
+
+
+@pytest.mark.parametrize("request_", [b"GET /models HTTP/1.1\r\n\r\n", b"GET /models\r\n\r\n"])
+def test_a_request_without_host_or_version_is_a_problem(patient: Any, request_: bytes) -> None:
+    with connect(patient) as connection:
+        connection.sendall(request_)
+        assert_problem(read_all(connection), 400, "bad-request")

@@ -58,7 +58,9 @@ async def test_what_is_left_is_told() -> None:
     assert [allowance.remaining for allowance in allowances] == [2, 1, 0, 0]
     assert {allowance.limit for allowance in allowances} == {3}
     assert all(1 <= allowance.seconds <= 60 for allowance in allowances)
-    assert allowances[3].problem().headers["Retry-After"] == str(allowances[3].seconds)
+    problem = allowances[3].problem("requests")
+    assert problem.headers["Retry-After"] == str(allowances[3].seconds)
+    assert "3 requests in 60 seconds" in problem.detail
 
 
 async def test_memory_is_bounded() -> None:
