@@ -17,6 +17,7 @@ from service.images import decode_image, open_image
 
 SMOOTH = (np.add.outer(np.arange(40), np.arange(50)) * 2).astype(np.uint8)
 COLOURS = np.stack([SMOOTH, SMOOTH[::-1], SMOOTH[:, ::-1]], axis=-1)
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 ALPHA = np.concatenate([COLOURS, SMOOTH[..., None]], axis=-1)
 
 
@@ -54,6 +55,67 @@ WEBP = save(COLOURS, "WEBP", lossless=True)
 def test_a_jpeg(mode: str, options: dict[str, Any]) -> None:
     data = save(COLOURS, "JPEG", mode, **options)
     np.testing.assert_array_equal(decode(data), np.asarray(read(data)))
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (28, 28), (33, 17), (40, 50)])
+def test_a_jpeg_of_any_layout_is_decoded_as_pillow_decodes_it(
+    size: tuple[int, int], mode: str, progressive: bool, subsampling: int
+) -> None:
+    layout = 0 if mode == "CMYK" else subsampling
+    for quality in (1, 50, 95, 100):
+        for interval in (0, 1, 3):
+            data = save(
+                COLOURS[: size[0], : size[1]],
+                "JPEG",
+                mode,
+                quality=quality,
+                subsampling=layout,
+                progressive=progressive,
+                restart_marker_blocks=interval,
+            )
+            expected = read(data).convert("RGB") if mode == "CMYK" else read(data)
+            np.testing.assert_array_equal(decode(data), np.asarray(expected))
+
+
+def test_a_jpeg_of_four_transformed_inks_is_decoded_as_pillow_decodes_it() -> None:
+    data = save(COLOURS, "JPEG", "CMYK")
+    position = data.index(b"Adobe") + 11
+    data = data[:position] + b"\2" + data[position + 1 :]
+    np.testing.assert_array_equal(decode(data), np.asarray(read(data).convert("RGB")))
+
+
+@pytest.mark.parametrize("interval", [0, 1, 3])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_that_is_cut_anywhere_in_its_scans_is_refused(mode: str, progressive: bool, interval: int) -> None:
+    data = save(NOISE, "JPEG", mode, progressive=progressive, restart_marker_blocks=interval)
+    start = data.index(b"\xff\xda")
+    start += 2 + int.from_bytes(data[start + 2 : start + 4])
+    read(data[:start] + b"\xff\xd9").load()  # Pillow notices nothing
+    for end in [*range(start, len(data) - 40, 97), *range(len(data) - 40, len(data) - 2)]:
+        with pytest.raises(BadImage):
+            decode(data[:end].rstrip(b"\xff") + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("kept", range(1, 10))
+def test_a_progressive_jpeg_that_lacks_whole_scans_is_refused(kept: int) -> None:
+    data = save(COLOURS, "JPEG", progressive=True)
+    assert data.count(b"\xff\xda") == 10
+    end = 0
+    for _ in range(kept + 1):
+        end = data.index(b"\xff\xda", end + 1)
+    tables = data.rfind(b"\xff\xc4", 0, end)
+    for cut in (end, tables):
+        with pytest.raises(BadImage, match="missing"):
+            decode(data[:cut] + b"\xff\xd9")
+
+
+def test_a_jpeg_of_an_unusual_subsampling_is_named() -> None:
+    with pytest.raises(BadImage, match="subsampling"):
+        decode(save(COLOURS, "JPEG", "CMYK", subsampling=2))
 
 
 def test_a_jpeg_of_four_inks_becomes_rgb() -> None:
