@@ -51,14 +51,17 @@ PIECE_BYTES = 65_536  # inflated at a time
 
 
 def open_png(data: bytes) -> OpenedImage:
-    """Check a PNG's chunks without decoding its pixels. Raises `BadImage`."""
+    """Check a PNG's chunks without decoding its pixels. Raises `BadImage`.
+
+    The image keeps only the position of its pixels in `data`, since a request may have many images of many chunks.
+    """
     chunks = list(_chunks(data))
-    names = [name for name, _ in chunks]
+    names = [name for name, _, _ in chunks]
     if names[:1] != [b"IHDR"] or names.count(b"IHDR") != 1 or len(chunks[0][1]) != 13:
         raise BadImage("The PNG is damaged: it must start with one header.")
-    png = _Png(_compressed_pixels(chunks), *struct.unpack(">IIBBBBB", chunks[0][1]))
+    png = _Png(data, _first_pixels(chunks), *struct.unpack(">IIBBBBB", chunks[0][1]))
     png.check_header()
-    for position, (name, content) in enumerate(chunks):
+    for position, (name, content, _) in enumerate(chunks):
         if name in (b"PLTE", b"tRNS") and (names.count(name) > 1 or position > names.index(b"IDAT")):
             raise BadImage(f"The PNG is damaged: it may have one {name.decode()} chunk, before its pixels.")
         if name == b"PLTE":
@@ -67,12 +70,12 @@ def open_png(data: bytes) -> OpenedImage:
             png.set_transparency(bytes(content))
     if png.colour_type == PALETTE and not png.palette:
         raise BadImage("The PNG is damaged: its palette is missing.")
-    exif = next((bytes(content) for name, content in chunks if name == b"eXIf"), b"")
+    exif = next((bytes(content) for name, content, _ in chunks if name == b"eXIf"), b"")
     return OpenedImage(png.width, png.height, exif_orientation(exif), png.decode)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Name and content of each chunk, with its checksum verified."""
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
+    """Name, content and offset of each chunk, with its checksum verified."""
     view = memoryview(data)
     offset = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):
@@ -90,31 +93,33 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             return
         if name not in (b"IHDR", b"PLTE", b"IDAT") and not name[0] & 32:  # a capital letter marks a critical chunk
             raise BadImage("The PNG is damaged: it has a critical chunk that no standard defines.")
-        yield name, view[offset + 8 : end - 4]
+        yield name, view[offset + 8 : end - 4], offset
         offset = end
     raise BadImage(f"The PNG has more than {MAX_CHUNKS} chunks; save it again.")
 
 
-def _compressed_pixels(chunks: list[tuple[bytes, memoryview]]) -> list[memoryview]:
-    """Contents of the IDAT chunks, which must follow each other."""
-    positions = [position for position, (name, _) in enumerate(chunks) if name == b"IDAT"]
+def _first_pixels(chunks: list[tuple[bytes, memoryview, int]]) -> int:
+    """Offset of the first of the IDAT chunks, which must follow each other."""
+    positions = [position for position, (name, _, _) in enumerate(chunks) if name == b"IDAT"]
     if not positions:
         raise BadImage("The PNG is empty: it has no pixels.")
     if positions[-1] - positions[0] != len(positions) - 1:
         raise BadImage("The PNG is damaged: other chunks stand between its pixels.")
-    return [chunks[position][1] for position in positions]
+    return chunks[positions[0]][2]
 
 
 @dataclass
 class _Png:
-    """Header fields, compressed pixels and colours of a PNG.
+    """File, header fields and colours of a PNG.
 
-    palette:     colours of palette entries, 3 bytes each
-    alpha:       alpha of the first palette entries
-    transparent: the one gray level or colour that is fully transparent, in samples of the PNG's depth
+    first_pixels: offset of the first IDAT chunk in `data`
+    palette:      colours of palette entries, 3 bytes each
+    alpha:        alpha of the first palette entries
+    transparent:  the one gray level or colour that is fully transparent, in samples of the PNG's depth
     """
 
-    compressed: list[memoryview]
+    data: bytes
+    first_pixels: int
     width: int
     height: int
     depth: int
@@ -176,19 +181,28 @@ class _Png:
         stream = bytearray()
         missing = self._filtered_bytes()
         try:
-            for content in self.compressed:
-                for start in range(0, len(content), PIECE_BYTES):
-                    filtered = inflate.decompress(content[start : start + PIECE_BYTES], missing + 1)
-                    missing -= len(filtered)
-                    if missing < 0:
-                        raise BadImage("The PNG is damaged: it has more pixels than its header says.")
-                    stream += store.compress(filtered)
+            for piece in self._compressed_pieces():
+                filtered = inflate.decompress(piece, missing + 1)
+                missing -= len(filtered)
+                if missing < 0:
+                    raise BadImage("The PNG is damaged: it has more pixels than its header says.")
+                stream += store.compress(filtered)
         except zlib.error as error:
             raise BadImage("The PNG is damaged: its pixels cannot be decompressed.") from error
         if missing or not inflate.eof:
             raise BadImage("The PNG is damaged: some of its pixels are missing.")
         stream += store.flush()
         return stream
+
+    def _compressed_pieces(self) -> Iterator[memoryview]:
+        """The contents of the IDAT chunks, whose lengths `open_png` has checked."""
+        view, offset = memoryview(self.data), self.first_pixels
+        while self.data.startswith(b"IDAT", offset + 4):
+            start = offset + 8
+            end = start + int.from_bytes(view[offset:][:4])
+            for piece in range(start, end, PIECE_BYTES):
+                yield view[piece : min(end, piece + PIECE_BYTES)]
+            offset = end + 4
 
     def _filtered_bytes(self) -> int:
         """Length of the pixels once inflated: each row of each pass has a byte for its filter."""

@@ -257,3 +257,12 @@ def test_empty_chunks_of_pixels_are_bounded() -> None:
     np.testing.assert_array_equal(decode(png[:position] + empty * 1000 + png[position:]), COLOURS)
     with pytest.raises(BadImage, match="chunks"):
         decode(png[:position] + empty * 99_990 + png[position:])
+
+
+def test_opened_pngs_of_many_empty_chunks_take_no_memory(peak_memory: Any) -> None:
+    empty = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    png = save(SMOOTH, "PNG")
+    position = png.index(b"IDAT") - 4
+    data = png[:position] + empty * 4995 + png[position:-12] + empty * 4995 + png[-12:]
+    assert peak_memory(lambda: [open_image(data) for _ in range(64)]) < 64 * len(data)
+    np.testing.assert_array_equal(decode(data), SMOOTH)
