@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import re
+import threading
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
@@ -12,15 +16,23 @@ from service.errors import BadParameter, TooLarge
 __all__ = ["read_form_files"]
 
 MAX_OTHERS = 100  # fields beside `file`
+MAX_FALSE_BOUNDARIES = 100  # in the contents of parts, where a client's random boundary never occurs
+MAX_PADDING = 100  # spaces and tabs after a boundary
+MAX_HEADER_BYTES = 2048
+PIECE_BYTES = 65_536  # parsed at a time
 PLAIN_ENCODINGS = {b"", b"7bit", b"8bit", b"binary"}
 
 
-def read_form_files(content_type: str, body: bytes, *, max_images: int) -> list[tuple[str, bytes]]:
+def read_form_files(
+    content_type: str, body: bytes, *, max_images: int, stop: threading.Event
+) -> list[tuple[str, bytes]]:
     """Name and content of each file in the field `file`, in their order; other fields are ignored.
 
     Starlette's parser is not used: it spools files of more than 1 MB to disk, and decodes names with any codec that the
-    client asks for. Raises `TooLarge` for more than `max_images` files or 100 other fields, and `BadParameter` for a
-    form that cannot be read.
+    client asks for. Parsing ends soon after `stop` is set.
+
+    Raises `TooLarge` for more than `max_images` files or 100 other fields, `BadParameter` for a form that cannot be
+    read, and `CancelledError` after `stop`.
     """
     _, options = parse_options_header(content_type)
     form = _Form(max_images)
@@ -37,15 +49,29 @@ def read_form_files(content_type: str, body: bytes, *, max_images: int) -> list[
                 "on_part_end": form.end_part,
                 "on_end": form.end,
             },
+            max_header_size=MAX_HEADER_BYTES,
         )
         if not options.get(b"boundary"):
             raise BadParameter("the form cannot be read: its Content-Type names no boundary")
-        parser.write(body)
+        _check_boundaries(body, b"\r\n--" + options[b"boundary"])
+        for start in range(0, len(body), PIECE_BYTES):
+            if stop.is_set():
+                raise CancelledError
+            parser.write(body[start : start + PIECE_BYTES])
     except FormParserError as error:
         raise BadParameter(f"the form cannot be read: {str(error)[:200]}") from error
     if not form.ended:
         raise BadParameter("the form cannot be read: its final boundary is missing")
     return form.files
+
+
+def _check_boundaries(body: bytes, boundary: bytes) -> None:
+    """Raise `BadParameter` for boundaries that the parser would examine byte by byte in Python, if they are many."""
+    false = body.count(boundary) - body.count(boundary + b"\r\n") - body.count(boundary + b"--")
+    if false > MAX_FALSE_BOUNDARIES:
+        raise BadParameter("the form cannot be read: its boundary occurs too often in its parts")
+    if re.search(re.escape(boundary) + rb"[ \t]{%d}" % (MAX_PADDING + 1), body):
+        raise BadParameter(f"the form cannot be read: more than {MAX_PADDING} spaces follow its boundary")
 
 
 @dataclass
@@ -62,10 +88,10 @@ class _Form:
     headers: dict[bytes, bytes] = field(default_factory=dict)
     header: tuple[bytes, bytes] = (b"", b"")
     name: str | None = None
-    data: list[memoryview] = field(default_factory=list)
+    data: io.BytesIO = field(default_factory=io.BytesIO)
 
     def begin_part(self) -> None:
-        self.headers, self.header, self.data = {}, (b"", b""), []
+        self.headers, self.header, self.data = {}, (b"", b""), io.BytesIO()
 
     def add_header_name(self, data: bytes, start: int, end: int) -> None:
         self.header = (self.header[0] + data[start:end], b"")
@@ -97,11 +123,11 @@ class _Form:
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
         if self.name is not None:
-            self.data.append(memoryview(data)[start:end])
+            self.data.write(memoryview(data)[start:end])
 
     def end_part(self) -> None:
         if self.name is not None:
-            self.files.append((self.name, b"".join(self.data)))
+            self.files.append((self.name, self.data.getvalue()))  # `getvalue` does not copy
 
     def end(self) -> None:
         self.ended = True

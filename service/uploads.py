@@ -118,7 +118,7 @@ class UploadReader:
     async def read(self, request: Request, shape: tuple[int, int, int], *, resize: bool, invert: bool) -> ModelImages:
         """The request's images, fitted to a model whose images have this shape, (C, H, W).
 
-        If the request is cancelled, decoding stops after the current image.
+        If the request is cancelled, the work stops after the current image or piece of the form.
 
         Raises `UnsupportedMediaType` for another kind of body or image, `TooLarge` for too many images or pixels,
         `BadImage` or `BadParameter` for images that cannot be used, and `Overloaded` if the process already holds or
@@ -132,8 +132,8 @@ class UploadReader:
             _media_type(content_type, self.formats)
             body = await _read_body(request, hold)
             if len(body) <= SMALL_BYTES:
-                files = self._split(content_type, body)
-                images = self._open(files, target)
+                files = self._split(content_type, body, stop)
+                images = self._open(files, target, stop)
                 if len(files) == 1 and images[0].pixels <= SMALL_PIXELS:
                     return self._decode(files, images, target, stop)
             work = self._threads.submit(self._read, content_type, body, target, stop)
@@ -155,15 +155,15 @@ class UploadReader:
                 self._threads.submit(give_back_freed_memory)
 
     def _read(self, content_type: str, body: bytes, target: _Target, stop: threading.Event) -> ModelImages:
-        files = self._split(content_type, body)
-        images = self._open(files, target)
+        files = self._split(content_type, body, stop)
+        images = self._open(files, target, stop)
         return self._decode(files, images, target, stop)
 
-    def _split(self, content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+    def _split(self, content_type: str, body: bytes, stop: threading.Event) -> list[tuple[str, bytes]]:
         """Name and content of each uploaded file."""
         media_type, most = _media_type(content_type, self.formats), self.settings.max_images
         if media_type == "multipart/form-data":
-            files = read_form_files(content_type, body, max_images=most)
+            files = read_form_files(content_type, body, max_images=most, stop=stop)
         elif media_type == "application/json":
             contents = read_json_images(body, max_images=most)
             files = [(f"image {index}", content) for index, content in enumerate(contents)]
@@ -175,10 +175,12 @@ class UploadReader:
             )
         return files
 
-    def _open(self, files: Sequence[tuple[str, bytes]], target: _Target) -> list[OpenedImage]:
+    def _open(self, files: Sequence[tuple[str, bytes]], target: _Target, stop: threading.Event) -> list[OpenedImage]:
         """Check every image's header before the pixels of any are decoded."""
         images = []
         for name, content in files:
+            if stop.is_set():
+                raise CancelledError
             with _Named(name, files):
                 image = open_image(content, formats=self.formats)
                 check_pixels(image, self.settings.max_image_pixels)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import threading
+from concurrent.futures import CancelledError
 from typing import Any
 
 import httpx
@@ -26,7 +28,7 @@ def form(*parts: bytes) -> bytes:
 
 
 def read(body: bytes, content_type: str = FORM, max_images: int = 3) -> list[tuple[str, bytes]]:
-    return read_form_files(content_type, body, max_images=max_images)
+    return read_form_files(content_type, body, max_images=max_images, stop=threading.Event())
 
 
 def test_files_come_in_their_order_and_other_fields_are_ignored() -> None:
@@ -62,6 +64,27 @@ def test_the_charset_of_a_form_is_ignored(charset: str) -> None:
     assert read(form(part(FILE)), f"multipart/form-data; charset={charset}; boundary=X") == [("a.png", b"abc")]
 
 
+@pytest.mark.parametrize("piece", range(1, 20))
+def test_a_form_may_be_parsed_in_pieces_of_any_length(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr("service.forms.PIECE_BYTES", piece)
+    content = b"\r\n--X\0\r\n--X-\r\n\r\n--" * 5
+    padded = form(part(FILE, content=content), part(FILE, content=b"")).replace(b"\r\n--X\r\n", b"\r\n--X \t\r\n")
+    assert read(padded) == [("a.png", content), ("a.png", b"")]
+
+
+def test_parsing_ends_after_the_piece_during_which_it_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, written = threading.Event(), []
+
+    def note(*arguments: Any) -> None:
+        written.append(arguments)
+        stop.set()
+
+    monkeypatch.setattr("service.forms.MultipartParser.write", note)
+    with pytest.raises(CancelledError):
+        read_form_files(FORM, bytes(1_000_000), max_images=3, stop=stop)
+    assert len(written) == 1
+
+
 TEXT = 'Content-Disposition: form-data; name="file"'
 HOSTILE = {
     "no boundary": ("multipart/form-data", form(part(FILE)), BadParameter),
@@ -87,6 +110,15 @@ HOSTILE = {
     "base64": (FORM, form(part(FILE, "Content-Transfer-Encoding: base64")), BadParameter),
     "quoted-printable": (FORM, form(part(FILE, "Content-Transfer-Encoding: quoted-printable")), BadParameter),
     "an unknown transfer encoding": (FORM, form(part(FILE, "Content-Transfer-Encoding: zip")), BadParameter),
+    "false boundaries": (FORM, form(part(FILE, content=b"\r\n--XX" * 1000)), BadParameter),
+    "almost boundaries": (FORM, form(part(FILE, content=b"\r\n--X-X\r\n--X\rX" * 1000)), BadParameter),
+    "a boundary with 10,000 spaces": (
+        FORM,
+        part(FILE) + b"--X" + b" \t" * 5000 + b"\r\n" + form(part(FILE)),
+        BadParameter,
+    ),
+    "1,000 boundaries with spaces": (FORM, form((part(FILE) + b"--X \r\n").join([b""] * 1000)), BadParameter),
+    "a header of 10 spaces over the limit": (FORM, form(part(FILE, "X:" + " " * 2058)), BadParameter),
     "carriage returns": (FORM, b"\r" * 100_000, BadParameter),
     "noise": (FORM, bytes(range(256)) * 100, BadParameter),
 }

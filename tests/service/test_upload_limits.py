@@ -190,6 +190,36 @@ def test_decoding_stops_after_the_image_during_which_the_request_was_cancelled(
     assert (reader.body_bytes.used, reader.pixels.used) == (0, 0)
 
 
+def test_parsing_of_a_form_stops_after_the_piece_during_which_the_request_was_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reached, go_on, pieces = threading.Event(), threading.Event(), []
+
+    def wait(_: Any, piece: bytes) -> None:
+        pieces.append(piece)
+        reached.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr("service.forms.MultipartParser.write", wait)
+    reader = UploadReader(Settings())
+
+    async def scenario() -> None:
+        request = request_of(bytes(1_000_000), "multipart/form-data; boundary=X")
+        reading = asyncio.create_task(reader.read(request, (1, 8, 8), resize=False, invert=False))
+        assert await asyncio.to_thread(reached.wait, 60)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        go_on.set()
+    reader._threads.shutdown(wait=True)
+    assert len(pieces) == 1
+    assert reader.body_bytes.used == 0
+
+
 def test_a_hang_up_stops_decoding(bounded: Any, uploads: UploadReader, monkeypatch: pytest.MonkeyPatch) -> None:
     leaving = Leaving()
     monkeypatch.setattr("service.uploads.fit_to_model", leaving)
