@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from service.envelope import Envelope
+from service.envelope import OVERHEAD_BYTES, Envelope
 from service.errors import NotReady
 from service.metrics import Metrics
 from service.settings import Settings
@@ -29,6 +29,7 @@ BREAK_SECONDS = 5.0  # how long a Redis that failed is left alone
 ENTRY_BYTES = 256  # what Python takes for an entry in memory besides the characters of its key and value
 MAX_CONNECTIONS = 32
 MAX_STORES = 64  # answers on their way to Redis at once; more are not stored
+MAX_VALUE_BYTES = 8 * 1024 * 1024  # largest value that is written to Redis or read from it
 
 APPLICATION = f"vampprior:{version('vampprior')}"
 """Start of every key, so that neither another program nor another version of this one finds its answers."""
@@ -228,6 +229,7 @@ def _size(key: str, value: bytes) -> int:
 class RedisStore:
     """Values in Redis, each in an `envelope` and with a time to live of `ttl` seconds.
 
+    Values of more than `MAX_VALUE_BYTES` are not stored. A longer one in Redis is corrupt, and is not read to its end.
     No look-up takes longer than `timeout` seconds. After any failure Redis is left alone for `BREAK_SECONDS`.
     """
 
@@ -253,26 +255,34 @@ class RedisStore:
         self._stores: set[asyncio.Task[None]] = set()
 
     async def get(self, key: str) -> bytes | None:
-        """The value, at most `timeout` seconds later. Raises `Skipped`, `StoreFailed` or `Corrupt`."""
+        """The value, at most `timeout` seconds later. Raises `Skipped`, `StoreFailed` or `Corrupt`.
+
+        An empty string in Redis counts as no value, since GETRANGE returns the same for both.
+        """
         if self._clock() < self._closed_until:
             raise Skipped
         try:
             async with asyncio.timeout(self._timeout):
-                stored = await self._redis.get(key)
+                # the end of the range is included, so a value that is too long comes with one byte too many
+                stored = await self._redis.getrange(key, 0, MAX_VALUE_BYTES + OVERHEAD_BYTES)
         except Exception as error:
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
                 raise Corrupt from error  # a list or a hash
             self._break(error)
             raise StoreFailed from error
-        if stored is None:
+        if not stored:
             return None
-        value = self._envelope.open(key, stored) if isinstance(stored, bytes) else None
+        if not isinstance(stored, bytes) or len(stored) > MAX_VALUE_BYTES + OVERHEAD_BYTES:
+            raise Corrupt
+        value = self._envelope.open(key, stored)
         if value is None:
             raise Corrupt
         return value
 
     def put(self, key: str, value: bytes) -> None:
-        """Send the value to Redis in the background."""
+        """Send the value to Redis in the background, unless it is too large."""
+        if len(value) > MAX_VALUE_BYTES:
+            return
         if self._clock() < self._closed_until or len(self._stores) >= MAX_STORES:
             return
         task = asyncio.create_task(self._set(key, value))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-__all__ = ["Envelope"]
+__all__ = ["OVERHEAD_BYTES", "Envelope"]
 
 FORMAT = b"vamp\x01"
 """Marks a stored value and the version of its layout: this prefix, the checksum, the value."""
 CHECKSUM_BYTES = 16
+OVERHEAD_BYTES = len(FORMAT) + CHECKSUM_BYTES
+"""Bytes that a stored value has more than the value itself."""
 
 
 class Envelope:
@@ -38,9 +40,9 @@ class Envelope:
 
     def open(self, key: str, stored: bytes) -> bytes | None:
         """The value in bytes that were found under `key`, or None if `seal` did not make them for this key."""
-        start = len(FORMAT) + CHECKSUM_BYTES
-        value = stored[start:]
-        if stored.startswith(FORMAT) and hmac.compare_digest(stored[len(FORMAT) : start], self._checksum(key, value)):
+        value = stored[OVERHEAD_BYTES:]
+        checksum = stored[len(FORMAT) : OVERHEAD_BYTES]
+        if stored.startswith(FORMAT) and hmac.compare_digest(checksum, self._checksum(key, value)):
             return value
         return None
 

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from limits import RateLimitItem, parse
+from limits import RateLimitItem, WindowStats, parse
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import BlockingConnectionPool
@@ -99,7 +99,8 @@ class LocalWindow:
 class SharedWindow:
     """A sliding window counter in Redis, with one in memory for times when Redis fails.
 
-    A check takes `timeout` seconds at most. After a failure Redis is left alone for a few seconds.
+    A check takes `timeout` seconds at most. After a failure Redis is left alone for a few seconds. A negative count in
+    Redis is deleted, and counting starts again.
     """
 
     def __init__(self, limit: RateLimitItem, url: str, timeout: float, *, prefix: str) -> None:
@@ -123,14 +124,22 @@ class SharedWindow:
             return await self._local.hit(client)
         try:
             async with asyncio.timeout(self._timeout):
-                allowed = await self._limiter.hit(self._limit, client)
-                window = await self._limiter.get_window_stats(self._limit, client)
+                allowed, window = await self._count(client)
+                if window.remaining > self._limit.amount:  # the stored count is negative, which no client can cause
+                    await self._limiter.clear(self._limit, client)
+                    allowed, window = await self._count(client)
         except Exception as error:
             self._broken_until = time.monotonic() + BREAK_SECONDS
             logger.warning("redis failed (%s), rate limits are counted per process meanwhile", type(error).__name__)
             return await self._local.hit(client)
         seconds = max(1, round(window.reset_time - time.time()))
-        return Allowance(allowed, self._limit.amount, self._limit.get_expiry(), max(0, window.remaining), seconds)
+        remaining = min(max(0, window.remaining), self._limit.amount)
+        return Allowance(allowed, self._limit.amount, self._limit.get_expiry(), remaining, seconds)
+
+    async def _count(self, client: str) -> tuple[bool, WindowStats]:
+        """Count a request in Redis: whether it is within the limit, and the state of the window after it."""
+        allowed = await self._limiter.hit(self._limit, client)
+        return allowed, await self._limiter.get_window_stats(self._limit, client)
 
     async def close(self) -> None:
         """Disconnect from Redis."""

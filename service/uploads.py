@@ -253,7 +253,9 @@ def document_limits(app: FastAPI, settings: Settings) -> None:
         for path in document["paths"].values():
             for parameter in path.get("post", {}).get("parameters", []):
                 if parameter["name"] == "num_samples":
-                    parameter["schema"]["maximum"] = settings.max_num_samples
+                    schema = parameter["schema"]
+                    schema["maximum"] = settings.max_num_samples
+                    schema["default"] = min(schema["default"], settings.max_num_samples)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -34,7 +34,12 @@ router = APIRouter(route_class=QueryRoute, tags=["images"], responses=PROBLEM_RE
 class LogLikelihoodQuery(UploadQuery):
     """Parameters of `POST /loglik`."""
 
-    num_samples: int = Field(5000, ge=1, description="Importance samples per image; the paper takes 5,000.")
+    num_samples: int = Field(
+        5000,
+        ge=1,
+        description="Importance samples per image; the paper takes 5,000. If left out, 5,000 or the most that this "
+        "service takes, whichever is less.",
+    )
     seed: Seed = 0
 
 
@@ -53,9 +58,10 @@ async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]
     """
     service, loaded = service_of(request), query.loaded(request)
     images = await query.images(request)
-    num_samples, seed = query.num_samples, query.seed
-    if num_samples > service.settings.max_num_samples:
-        most = service.settings.max_num_samples
+    num_samples, seed, most = query.num_samples, query.seed, service.settings.max_num_samples
+    if "num_samples" not in query.model_fields_set:
+        num_samples = min(num_samples, most)
+    if num_samples > most:
         raise BadParameter(f"num_samples is {num_samples}; this service takes at most {most}")
 
     if len(images) > service.settings.queue_length:

@@ -128,11 +128,21 @@ def test_the_key_is_needed_where_the_document_says_so(
     assert needs_key == (path not in OPEN)
 
 
-def test_the_document_names_the_limits_of_this_service(serve: Any) -> None:
-    with serve(max_num_samples=77) as service:
+@pytest.mark.parametrize(("most", "default"), [(77, 77), (6000, 5000)])
+def test_the_document_names_the_limits_of_this_service(serve: Any, most: int, default: int) -> None:
+    with serve(max_num_samples=most) as service:
         (call,) = service.client.get("/openapi.json").json()["paths"]["/loglik"].values()
     (schema,) = [parameter["schema"] for parameter in call["parameters"] if parameter["name"] == "num_samples"]
-    assert schema["maximum"] == 77
+    assert (schema["maximum"], schema["default"]) == (most, default)
+
+
+def test_the_documents_ignore_parameters_as_is_written(client: httpx.Client) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-8")
+    assert "only the documentation (`/`, `/docs` and `/openapi.json`) ignores parameters." in text
+    for path in ("/", "/docs", "/openapi.json"):
+        assert client.get(f"{path}?unknown=1&unknown=1").status_code in (200, 307)
+    for path in ("/models", "/health/live", "/health/ready", "/metrics"):
+        assert client.get(f"{path}?unknown=1").status_code == 422, path
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css"])

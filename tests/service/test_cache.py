@@ -12,6 +12,7 @@ from service.cache import (
     BREAK_SECONDS,
     ENTRY_BYTES,
     MAX_STORES,
+    MAX_VALUE_BYTES,
     Cache,
     MemoryStore,
     RedisStore,
@@ -354,9 +355,9 @@ async def test_a_full_redis_is_an_error_that_no_request_sees(redis_server: Any) 
 SEALED = Envelope().seal("k", b"value")
 FOREIGN: dict[str, bytes] = {
     "garbage": b"\x00\xff garbage",
-    "empty": b"",
     "plausible": b'{"log_likelihood": 99}',
     "of_an_older_service": b"value",
+    "too_large_by_a_byte": Envelope().seal("k", bytes(MAX_VALUE_BYTES + 1)),
     "cut": SEALED[:-1],
     "without_a_value": SEALED[:10],
     "longer": SEALED + b"!",
@@ -379,6 +380,43 @@ async def test_a_value_that_this_service_did_not_write_is_replaced(redis_server:
         assert 0 < client.ttl("k") <= 100
     assert (count(metrics, "corrupt"), count(metrics, "hit")) == (1, 1)
     await cache.close()
+
+
+async def test_an_empty_value_is_a_miss_and_is_replaced(redis_server: Any) -> None:
+    cache, metrics, _ = redis_cache(redis_server.url)
+    with redis_server.client() as client:
+        client.set("k", b"")
+        assert await cache.get_or_compute("k", Work(b"right")) == (b"right", False)
+        assert (count(metrics, "miss"), count(metrics, "error")) == (1, 0)
+        await until(lambda: client.get("k"))
+        assert await cache.get_or_compute("k", Work()) == (b"right", True)
+    await cache.close()
+
+
+async def test_a_huge_value_is_replaced_and_not_read_to_its_end(redis_server: Any) -> None:
+    cache, metrics, _ = redis_cache(redis_server.url)
+    with redis_server.client() as client:
+        client.set("k", b"vamp\x01" + bytes(100_000_000))
+        before = client.info("stats")["total_net_output_bytes"]
+        await cache.get_or_compute("k", Work())
+        assert client.info("stats")["total_net_output_bytes"] - before < 2 * MAX_VALUE_BYTES
+        await until(lambda: client.strlen("k") < 100)
+    assert (count(metrics, "corrupt"), count(metrics, "error")) == (1, 0)
+    await cache.close()
+
+
+async def test_the_largest_value_is_stored_and_a_larger_one_is_not(redis_server: Any) -> None:
+    cache, metrics, _ = redis_cache(redis_server.url)
+    largest = bytes(MAX_VALUE_BYTES)
+    await cache.get_or_compute("largest", Work(largest))
+    await cache.get_or_compute("larger", Work(largest + b"1"))
+    await cache.close()  # waits for what is being stored
+    with redis_server.client() as client:
+        assert client.keys() == [b"largest"]
+    again, _, _ = redis_cache(redis_server.url)
+    assert await again.get_or_compute("largest", Work()) == (largest, True)
+    assert count(metrics, "error") == 0
+    await again.close()
 
 
 async def test_a_value_of_another_kind_is_replaced(redis_server: Any) -> None:

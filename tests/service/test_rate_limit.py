@@ -85,6 +85,21 @@ async def test_replicas_share_a_limit(redis_server: Any) -> None:
         await asyncio.gather(one.close(), other.close())
 
 
+@pytest.mark.parametrize("place", ["", "/-1"], ids=["this_window", "the_window_before"])
+async def test_a_negative_count_is_deleted(redis_server: Any, place: str) -> None:
+    window = create_rate_limit("3/day", redis_server.url, 30.0, name="requests")
+    try:
+        await window.hit("a")
+        with redis_server.client() as client:
+            (key,) = client.keys()
+            client.set(key + place.encode(), -99_999_999, ex=100_000)
+        allowances = [await window.hit("a") for _ in range(4)]
+        assert [allowance.allowed for allowance in allowances] == [True, True, True, False]
+        assert [allowance.remaining for allowance in allowances] == [2, 1, 0, 0]
+    finally:
+        await window.close()
+
+
 async def test_limits_of_other_names_are_counted_apart(redis_server: Any) -> None:
     one, other = (create_rate_limit("1/day", redis_server.url, 5.0, name=name) for name in ("one", "other"))
     try:

@@ -199,6 +199,8 @@ def test_too_many_pixels(narrow: httpx.Client, problem: Any) -> None:
 
 
 def test_too_many_samples(narrow: httpx.Client, problem: Any, pngs: list[bytes]) -> None:
+    answer = narrow.post("/loglik", files={"file": pngs[0]})
+    assert (answer.status_code, answer.json()["num_samples"]) == (200, 100)  # the usual default would be too many
     problem(narrow.post("/loglik?num_samples=101", files={"file": pngs[0]}), 422, "bad-parameter")
 
 
