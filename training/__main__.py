@@ -103,13 +103,13 @@ def train(
         machine = prepare(device, threads)
         dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
         with run.locked(), ExitStack() as stack:
+            # fails without the package, so it comes before the folder of the run is created
+            callbacks = [stack.enter_context(tensorboard(run.folder / "tensorboard"))] if log_to_tensorboard else []
             trainer = run.resume(dataset, machine) if resume else run.start(dataset, machine)
             if run.recipe.training.compile and not trainer.compiled:
                 print("torch.compile does not work here, perhaps because there is no C++ compiler; training is slower")
             print(f"{run.folder}: {_sizes(dataset)} on {device_name(machine)}, {trainer.epoch} epochs done", flush=True)
-            callbacks = [stack.enter_context(show_training(console()))]
-            if log_to_tensorboard:
-                callbacks.append(stack.enter_context(tensorboard(run.folder / "tensorboard", trainer.epoch)))
+            callbacks.append(stack.enter_context(show_training(console())))
             run.fit(trainer, callbacks)
             card = run.export(trainer)
     _print_next_steps(run, trainer, card)
@@ -130,7 +130,7 @@ def export(
     if not overwrite:
         run.check_new_checkpoint()
     dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
-    trainer = run.resume(dataset, prepare("cpu"))
+    trainer = run.load(dataset, prepare("cpu"))
     card = run.export(trainer)
     _print_next_steps(run, trainer, card)
 

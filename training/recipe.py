@@ -36,8 +36,6 @@ RENAMED = {
     "training.normalize": "training.normalize_gradients",
 }
 """Keys by their names in version 0.1.0, which the cards of that time have."""
-EXTENDABLE = ("max_epochs", "patience")
-"""Settings of a run that a resumed run may raise."""
 
 PATTERNS = {
     "name": rf"\A{CHECKPOINT_NAME}\Z",
@@ -211,24 +209,26 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
         del values["model"]["image_shape"]
         return values
 
-    def change_since(self, values: Mapping[str, Any], *, extending: bool = False) -> str:
+    def change_since(self, values: Mapping[str, Any]) -> str:
         """Describe the first setting that differs from an older recipe's `to_dict`; empty if none does.
 
-        Settings that the older recipe lacks had their defaults, and a precision of `auto` equals any. With `extending`,
-        `training.max_epochs` and `training.patience` may have grown, unless the learning rate depends on them.
+        Settings that the older recipe lacks had their defaults, and a precision of `auto` equals any.
         Raises `RecipeError` if the values are not a recipe.
         """
         older = Recipe.from_dict(with_new_names(values))
-        present = replace(self.training, precision=older.training.precision if self._auto else self.training.precision)
-        if extending and not present.annealing:
-            for name in EXTENDABLE:
-                if getattr(present, name) > getattr(older.training, name):
-                    present = replace(present, **{name: getattr(older.training, name)})
-        return first_difference(older.to_dict(), replace(self, training=present).to_dict())
+        equal = {"precision": older.training.precision} if self.training.precision == "auto" else {}
+        return first_difference(older.to_dict(), replace(self, training=replace(self.training, **equal)).to_dict())
 
-    @property
-    def _auto(self) -> bool:
-        return self.training.precision == "auto"
+    def change_since_run(self, values: Mapping[str, Any]) -> str:
+        """Describe the first setting that keeps a run of an older recipe from being resumed; empty if none does.
+
+        As `change_since`, but `training.patience` and `training.max_epochs` may be larger than before; with `annealing`
+        only `patience`, since the learning rate of every epoch depends on `max_epochs`.
+        """
+        older, present = Recipe.from_dict(with_new_names(values)).training, self.training
+        extendable = ("patience",) if present.annealing else ("patience", "max_epochs")
+        extended = {name: getattr(older, name) for name in extendable if getattr(present, name) > getattr(older, name)}
+        return replace(self, training=replace(present, **extended)).change_since(values)
 
 
 def find_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

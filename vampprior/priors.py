@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -54,6 +54,10 @@ class Prior(nn.Module, ABC):
 
     def init_pseudo_inputs(self, images: Tensor) -> None:
         """Set the pseudo-inputs to images $(K, C, H, W)$; does nothing if the prior has none."""
+
+    def pseudo_input_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the pseudo-inputs; none if they are not learned."""
+        return iter(())
 
 
 class StandardNormal(Prior):
@@ -126,6 +130,9 @@ class VampPrior(Prior):
     @torch.no_grad()
     def init_pseudo_inputs(self, images: Tensor) -> None:
         self.free_inputs.copy_(images)
+
+    def pseudo_input_parameters(self) -> Iterator[nn.Parameter]:
+        yield self.free_inputs
 
 
 class WeightedVampPrior(VampPrior):

@@ -139,6 +139,9 @@ def test_the_first_difference_of_two_recipes_is_named() -> None:
         ({"patience": 1}, False),
         ({"max_epochs": 30, "seed": 2}, False),
         ({"max_epochs": 30, "annealing": True}, False),
+        ({"patience": 9, "annealing": True}, True),
+        ({"max_epochs": 30, "patience": 9, "annealing": True}, False),
+        ({"patience": 1, "annealing": True}, False),
     ],
 )
 def test_more_epochs_and_more_patience_extend_a_run(training: dict[str, Any], extended: bool) -> None:
@@ -146,7 +149,7 @@ def test_more_epochs_and_more_patience_extend_a_run(training: dict[str, Any], ex
     older = recipe_of(training=settings).to_dict()
     present = recipe_of(training=settings | training)
     assert present.change_since(older) != ""
-    assert (present.change_since(older, extending=True) == "") == extended
+    assert (present.change_since_run(older) == "") == extended
 
 
 def test_recipes_of_older_cards_are_read_by_their_present_names() -> None:
