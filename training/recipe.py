@@ -1,8 +1,8 @@
 """Recipes: small TOML files that say what to train, on what data, and how.
 
 A recipe also has a name, `<data set>-<model>-<prior>` or `<data set>-<model>-<prior>-<components>`. The settings that
-the recipes of a data set share are in `recipes/<data set>.toml`, so every model can be trained with every prior on
-every data set.
+the recipes of a data set share are in `recipes/<data set>.toml`. Without that file they have their defaults, with the
+likelihood that suits the pixels. So every model can be trained with every prior on every data set.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from training.data import DATASETS
+from training.data.frey_faces import FREY_FACES
 from vampprior.card import CHECKPOINT_NAME
 from vampprior.config import ModelConfig
 from vampprior.models import MODELS, build_model
@@ -37,6 +38,8 @@ RENAMED = {
 }
 """Keys by their names in version 0.1.0, which the cards of that time have."""
 
+FAMILIES = {"omniglot_raw28": "omniglot"} | {source.name: "frey_faces" for source in FREY_FACES}
+"""File of the settings, for data sets that share it with others."""
 PATTERNS = {
     "name": rf"\A{CHECKPOINT_NAME}\Z",
     "init_checkpoint": rf"\A({CHECKPOINT_NAME}@{CHECKPOINT_NAME})?\Z",
@@ -274,11 +277,10 @@ def _named(name: str) -> dict[str, Any]:
             "like, -<components> at the end"
         )
     dataset, model, prior, components = match.groups()
-    files = [path for path in RECIPES.glob("*.toml") if dataset.startswith(path.stem)]
-    if not files:
-        raise RecipeError(f"there is no recipes/{dataset}.toml: copy the file of a similar data set and edit it")
-    values = _read_toml(max(files, key=lambda path: len(path.stem)))
-    table = values.get("model", {}) | {"model": model, "prior": prior}
+    path = RECIPES / f"{FAMILIES.get(dataset, dataset)}.toml"
+    values = _read_toml(path) if path.exists() else {}
+    likelihood = "bernoulli" if DATASETS[dataset].levels == 1 else "logistic"
+    table = {"likelihood": likelihood} | values.get("model", {}) | {"model": model, "prior": prior}
     if components:
         table["num_components"] = int(components)
     return values | {"name": name, "dataset": dataset, "model": table}
