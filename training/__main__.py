@@ -26,7 +26,7 @@ from training.callbacks import tensorboard
 from training.checkpoints import find_checkpoint, list_checkpoints
 from training.data import DATASETS, Dataset, DatasetError, data_directory, load_dataset
 from training.evaluation import Evaluation, Plan
-from training.machine import default_max_bytes, prepare
+from training.machine import default_max_bytes, select_device
 from training.recipe import NAME_PATTERN, RecipeError, find_recipe
 from training.report.figures import app as figures
 from training.report.paper import unit_of
@@ -100,7 +100,7 @@ def train(
     if not resume:
         run.check_new_run()
     with _interruptible(lambda: "continue with --resume" if run.folder.exists() else "nothing was saved"):
-        machine = prepare(device, threads)
+        machine = select_device(device, threads)
         dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
         with run.locked(), ExitStack() as stack:
             # fails without the package, so it comes before the folder of the run is created
@@ -130,7 +130,7 @@ def export(
     if not overwrite:
         run.check_new_checkpoint()
     dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
-    trainer = run.load(dataset, prepare("cpu"))
+    trainer = run.load(dataset, select_device("cpu"))
     card = run.export(trainer)
     _print_next_steps(run, trainer, card)
 
@@ -175,10 +175,10 @@ def evaluate(
     """
     folder = find_checkpoint(checkpoint, store)
     with _interruptible(lambda: "the same command continues"):
-        machine = prepare(device, threads)
+        machine = select_device(device, threads)
         plan = Plan(num_samples, max_images, max_bytes or default_max_bytes(machine), seed, split.value)
         evaluation = Evaluation(folder, plan, runs_dir, machine, data_dir)
-        scores, total = evaluation.scores, len(evaluation.chosen)
+        scores, total = evaluation.scores, len(evaluation.indices)
         if resume:
             scores.load()
         print(f"{folder}: {total} {split} images, {num_samples} samples each, {scores.done} done", flush=True)

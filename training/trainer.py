@@ -98,6 +98,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, settings, device)
         decay = settings.ema_decay**EMA_EVERY
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+        self.average.eval()
         self.best_weights = _copy(self.validated_model)
         self.best_elbo, self.best_epoch, self.epoch, self.seconds = float("-inf"), 0, 0, 0.0
         self.precision = resolve_precision(settings.precision, device)
@@ -123,8 +124,8 @@ class Trainer:
 
     @property
     def validated_model(self) -> LatentModel:
-        """The model with the weights that are validated, in evaluation mode."""
-        return cast("LatentModel", self.average.module).eval()
+        """The model with the weights that are validated; it is always in evaluation mode."""
+        return cast("LatentModel", self.average.module)
 
     def run_epoch(self) -> EpochMetrics:
         """Train for one epoch, validate, and start to save the state; raises `FloatingPointError` on divergence."""
