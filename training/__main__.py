@@ -77,7 +77,7 @@ def train(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue the run, which larger training.max_epochs and training.patience may extend."
+            "--resume", help="Continue the run; a larger training.max_epochs or training.patience extends it."
         ),
     ] = False,
     overwrite: Overwrite = False,

@@ -56,7 +56,8 @@ class Wake:
 
     def bound(self, model: LatentModel, batch: tuple[Tensor, Tensor], kl_weight: Tensor) -> Bound:
         """The lower bound of log p(x), with the weighted KL in `value`."""
-        return model(*batch, kl_weight, self.mixture)
+        x, noise = batch
+        return model(x, noise=noise, kl_weight=kl_weight, mixture=self.mixture)
 
 
 class Sleep:

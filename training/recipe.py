@@ -79,7 +79,8 @@ class Optimization(Struct, frozen=True, forbid_unknown_fields=True):
     validation_samples:  latent samples per image in the validation bound, if more than importance_samples; the bound
                          of many samples is close to the log-likelihood
     ema_decay:           decay per step of an exponential moving average of the weights, which is updated every tenth
-                         step and then validated and kept; 0, as in the paper, keeps the weights themselves
+                         step and at the end of each epoch, with decay**10, and then validated and kept; 0, as in the
+                         paper, keeps the weights themselves
     phase:               `wake` fits the model to the training images, as in the paper. `sleep` fits its posterior alone
                          to images that the model of `init_checkpoint` generates (Hinton et al., 1995), as many as there
                          are training images in each epoch and always new ones. `wake-sleep` fits the posterior alone to

@@ -189,7 +189,7 @@ class Trainer:
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         for batch in torch.split(self.valid_images, max(1, VALID_ROWS // draws)):
             noise = torch.randn(len(batch), draws, model.noise_dim, generator=generator, device=self.device)
-            _, *parts = model(model.likelihood.from_bytes(batch), noise, mixture=mixture)
+            _, *parts = model(model.likelihood.from_bytes(batch), noise=noise, mixture=mixture)
             totals += torch.stack([part.sum() for part in parts])
         elbo, reconstruction, kl = (totals / len(self.valid_images)).tolist()
         return elbo, reconstruction, kl

@@ -1,4 +1,4 @@
-"""Priors over the top latent. Each of them is a `Mixture` once its parameters are fixed, which is all a model needs."""
+"""Priors over the top latent; each gives a `Mixture`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,13 @@ class Prior(nn.Module, ABC):
         """Set the pseudo-inputs to images $(K, C, H, W)$; does nothing if the prior has none."""
 
     def pseudo_input_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the pseudo-inputs; none if they are not learned."""
+        """The parameters that `pseudo_inputs` depends on; none unless `learns_pseudo_inputs`.
+
+        Raises:
+            NotImplementedError: If a subclass learns pseudo-inputs without defining this method.
+        """
+        if self.learns_pseudo_inputs:
+            raise NotImplementedError(f"{type(self).__name__} learns pseudo-inputs and must give their parameters")
         return iter(())
 
 

@@ -76,7 +76,7 @@ def test_scores_do_not_depend_on_the_number_of_threads(open_evaluation: Open) ->
             torch.set_num_threads(threads)
             evaluation = open_evaluation()
             evaluation.score(silently)
-            with ThreadPoolExecutor(1) as pool:  # the threads of this test's own thread would not change
+            with ThreadPoolExecutor(1) as pool:  # a new thread; the calling one keeps its number in any case
                 assert pool.submit(torch.get_num_threads).result() == threads
             columns.append(evaluation.scores.columns)
             evaluation.scores.path.unlink()
