@@ -14,7 +14,7 @@ from benchmarks.measure import AtLeast, AtMost, Claim, ratio, seconds_of, take_t
 from benchmarks.reference import ReferenceAdam, ReferenceHVAE, batches
 from benchmarks.results import Result
 from training.data import Dataset, Pixels
-from training.machine import prepare
+from training.machine import select_device
 from training.recipe import find_recipe
 from training.trainer import Trainer
 
@@ -30,7 +30,7 @@ PRIOR_STEPS = {"hvae": NUM_STEPS, "conv_hvae": 2, "pixel_hvae": 2}
 
 def step(options: Options) -> Result:
     """Steps of the paper's model on images of noise, which take as long as digits."""
-    device = prepare("auto", options.threads)
+    device = select_device("auto", options.threads)
     size = find_recipe(RECIPE).training.batch_size
     images = _noise(NUM_STEPS * size)
     times = take_turns(
@@ -48,7 +48,7 @@ def step(options: Options) -> Result:
 
 def prior_cost(options: Options) -> Result:
     """Training steps of every two-layer model with the VampPrior and with the standard prior."""
-    device = prepare("auto", options.threads)
+    device = select_device("auto", options.threads)
     series, claims = [], []
     for model, in_paper in PRIOR_COSTS.items():
         vampprior, standard = (f"static_mnist-{model}-{prior}" for prior in ("vampprior", "standard"))

@@ -26,7 +26,7 @@ from training.callbacks import tensorboard
 from training.checkpoints import find_checkpoint, list_checkpoints
 from training.data import DATASETS, Dataset, DatasetError, data_directory, load_dataset
 from training.evaluation import Evaluation, Plan
-from training.machine import default_max_bytes, prepare
+from training.machine import default_max_bytes, select_device
 from training.recipe import NAME_PATTERN, RecipeError, find_recipe
 from training.report.figures import app as figures
 from training.report.paper import unit_of
@@ -77,7 +77,7 @@ def train(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue the run, which larger training.max_epochs and training.patience may extend."
+            "--resume", help="Continue the run; a larger training.max_epochs or training.patience extends it."
         ),
     ] = False,
     overwrite: Overwrite = False,
@@ -100,16 +100,16 @@ def train(
     if not resume:
         run.check_new_run()
     with _interruptible(lambda: "continue with --resume" if run.folder.exists() else "nothing was saved"):
-        machine = prepare(device, threads)
+        machine = select_device(device, threads)
         dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
         with run.locked(), ExitStack() as stack:
+            # fails without the package, so it comes before the folder of the run is created
+            callbacks = [stack.enter_context(tensorboard(run.folder / "tensorboard"))] if log_to_tensorboard else []
             trainer = run.resume(dataset, machine) if resume else run.start(dataset, machine)
             if run.recipe.training.compile and not trainer.compiled:
                 print("torch.compile does not work here, perhaps because there is no C++ compiler; training is slower")
             print(f"{run.folder}: {_sizes(dataset)} on {device_name(machine)}, {trainer.epoch} epochs done", flush=True)
-            callbacks = [stack.enter_context(show_training(console()))]
-            if log_to_tensorboard:
-                callbacks.append(stack.enter_context(tensorboard(run.folder / "tensorboard", trainer.epoch)))
+            callbacks.append(stack.enter_context(show_training(console())))
             run.fit(trainer, callbacks)
             card = run.export(trainer)
     _print_next_steps(run, trainer, card)
@@ -130,7 +130,7 @@ def export(
     if not overwrite:
         run.check_new_checkpoint()
     dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
-    trainer = run.resume(dataset, prepare("cpu"))
+    trainer = run.load(dataset, select_device("cpu"))
     card = run.export(trainer)
     _print_next_steps(run, trainer, card)
 
@@ -175,10 +175,10 @@ def evaluate(
     """
     folder = find_checkpoint(checkpoint, store)
     with _interruptible(lambda: "the same command continues"):
-        machine = prepare(device, threads)
+        machine = select_device(device, threads)
         plan = Plan(num_samples, max_images, max_bytes or default_max_bytes(machine), seed, split.value)
         evaluation = Evaluation(folder, plan, runs_dir, machine, data_dir)
-        scores, total = evaluation.scores, len(evaluation.chosen)
+        scores, total = evaluation.scores, len(evaluation.indices)
         if resume:
             scores.load()
         print(f"{folder}: {total} {split} images, {num_samples} samples each, {scores.done} done", flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -27,20 +27,25 @@ class Callback(Protocol):
 
 
 @contextmanager
-def tensorboard(folder: Path, epochs_done: int = 0) -> Iterator[Callback]:
+def tensorboard(folder: Path) -> Iterator[Callback]:
     """A callback that writes scalars, samples of the validated model and its pseudo-inputs for TensorBoard.
 
-    The samples of all epochs use the same noise. Events of epochs after `epochs_done`, which a resumed run repeats, are
-    hidden. Raises `RecipeError` if tensorboard is not installed.
+    The samples of all epochs use the same noise. The folder is created at the first call. From the epoch of that call
+    on, events of an earlier run, which a resumed run repeats, are hidden. Raises `RecipeError` on entry if tensorboard
+    is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise RecipeError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
-    with SummaryWriter(folder, purge_step=epochs_done + 1) as writer:
+    writer: SummaryWriter | None = None
+    with ExitStack() as stack:
 
         def write(trainer: Trainer, metrics: EpochMetrics) -> None:
+            nonlocal writer
             epoch, model = metrics.epoch, trainer.validated_model
+            if writer is None:
+                writer = stack.enter_context(SummaryWriter(folder, purge_step=epoch))
             for name, value in asdict(metrics).items():
                 if name != "epoch":
                     split, _, quantity = name.rpartition("_")

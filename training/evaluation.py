@@ -53,7 +53,7 @@ class Plan:
     seed: int
     split: str = "test"
 
-    def choose(self, num_images: int) -> Tensor:
+    def image_indices(self, num_images: int) -> Tensor:
         """Indices of the images to score, ascending."""
         if self.max_images is None or num_images <= self.max_images:
             return torch.arange(num_images)
@@ -103,7 +103,7 @@ class ScoreFile:
 
         The noise of a batch comes from a generator seeded with the plan's seed and the index of its first image. After
         each batch `show` is called with the number of images done and their mean log-likelihood. On a CPU each thread
-        computes batches of its own, since threads that share every operation wait for each other after each.
+        scores its own batches, which avoids synchronizing after every operation.
         """
         per_batch = max(1, chunk_rows(model, plan.max_bytes) // plan.num_samples)
         with torch.inference_mode():
@@ -148,13 +148,13 @@ class Evaluation:
         dataset = dataset_of(self.card, data_directory, plan.split)
         self.model = model.to(device)
         self.images = torch.from_numpy(dataset.gray(plan.split))
-        self.chosen = plan.choose(len(self.images))
+        self.indices = plan.image_indices(len(self.images))
         key = plan.key(self.card.weights_sha256, self.card.dataset["sha256"][plan.split], device.type)
         self.scores = ScoreFile(runs / self.card.name / f"{self.card.version}-evaluation-{key}.safetensors")
 
     def score(self, show: Callable[[int, float], None]) -> None:
         """Score the chosen images that have no score yet; `scores.load` reads those of an interrupted evaluation."""
-        self.scores.complete(self.model, self.images[self.chosen].to(self.device), self.plan, show)
+        self.scores.complete(self.model, self.images[self.indices].to(self.device), self.plan, show)
 
     @torch.inference_mode()
     def metrics(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ class Evaluation:
             return "the card is for metrics of test images"
         before = self.card.metrics
         images, samples = (before.get(key, 0) for key in ("num_images", "num_samples"))
-        if images > len(self.chosen) or samples > self.plan.num_samples:
+        if images > len(self.indices) or samples > self.plan.num_samples:
             return f"the card has metrics of {images:,} images with {samples:,} samples; --force replaces them"
         return ""
 

@@ -1,4 +1,4 @@
-"""Writing files so that an interruption never leaves half of one."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 

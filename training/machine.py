@@ -11,12 +11,12 @@ from hardware import available_threads, keep_freed_memory
 from training.recipe import RecipeError
 from vampprior.importance import MAX_BYTES
 
-__all__ = ["can_compile", "default_max_bytes", "prepare", "resolve_precision"]
+__all__ = ["can_compile", "default_max_bytes", "resolve_precision", "select_device"]
 
 GPU_MAX_BYTES = 1 << 28
 
 
-def prepare(choice: str = "auto", threads: int = 0) -> torch.device:
+def select_device(choice: str = "auto", threads: int = 0) -> torch.device:
     """Set the number of CPU threads (0: all that are available) and return the device.
 
     choice: `cpu`, `cuda`, `cuda:<number>`, or `auto` for a GPU if there is one

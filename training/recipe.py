@@ -1,8 +1,8 @@
 """Recipes: small TOML files that say what to train, on what data, and how.
 
 A recipe also has a name, `<data set>-<model>-<prior>` or `<data set>-<model>-<prior>-<components>`. The settings that
-the recipes of a data set share are in `recipes/<data set>.toml`, so every model can be trained with every prior on
-every data set.
+the recipes of a data set share are in `recipes/<data set>.toml`. Without that file they have their defaults, with the
+likelihood that suits the pixels. So every model can be trained with every prior on every data set.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from training.data import DATASETS
+from training.data.frey_faces import FREY_FACES
 from vampprior.card import CHECKPOINT_NAME
 from vampprior.config import ModelConfig
 from vampprior.models import MODELS, build_model
@@ -36,9 +37,9 @@ RENAMED = {
     "training.normalize": "training.normalize_gradients",
 }
 """Keys by their names in version 0.1.0, which the cards of that time have."""
-EXTENDABLE = ("max_epochs", "patience")
-"""Settings of a run that a resumed run may raise."""
 
+FAMILIES = {"omniglot_raw28": "omniglot"} | {source.name: "frey_faces" for source in FREY_FACES}
+"""File of the settings, for data sets that share it with others."""
 PATTERNS = {
     "name": rf"\A{CHECKPOINT_NAME}\Z",
     "init_checkpoint": rf"\A({CHECKPOINT_NAME}@{CHECKPOINT_NAME})?\Z",
@@ -78,7 +79,8 @@ class Optimization(Struct, frozen=True, forbid_unknown_fields=True):
     validation_samples:  latent samples per image in the validation bound, if more than importance_samples; the bound
                          of many samples is close to the log-likelihood
     ema_decay:           decay per step of an exponential moving average of the weights, which is updated every tenth
-                         step and then validated and kept; 0, as in the paper, keeps the weights themselves
+                         step and at the end of each epoch, with decay**10, and then validated and kept; 0, as in the
+                         paper, keeps the weights themselves
     phase:               `wake` fits the model to the training images, as in the paper. `sleep` fits its posterior alone
                          to images that the model of `init_checkpoint` generates (Hinton et al., 1995), as many as there
                          are training images in each epoch and always new ones. `wake-sleep` fits the posterior alone to
@@ -211,24 +213,26 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
         del values["model"]["image_shape"]
         return values
 
-    def change_since(self, values: Mapping[str, Any], *, extending: bool = False) -> str:
+    def change_since(self, values: Mapping[str, Any]) -> str:
         """Describe the first setting that differs from an older recipe's `to_dict`; empty if none does.
 
-        Settings that the older recipe lacks had their defaults, and a precision of `auto` equals any. With `extending`,
-        `training.max_epochs` and `training.patience` may have grown, unless the learning rate depends on them.
+        Settings that the older recipe lacks had their defaults, and a precision of `auto` equals any.
         Raises `RecipeError` if the values are not a recipe.
         """
         older = Recipe.from_dict(with_new_names(values))
-        present = replace(self.training, precision=older.training.precision if self._auto else self.training.precision)
-        if extending and not present.annealing:
-            for name in EXTENDABLE:
-                if getattr(present, name) > getattr(older.training, name):
-                    present = replace(present, **{name: getattr(older.training, name)})
-        return first_difference(older.to_dict(), replace(self, training=present).to_dict())
+        equal = {"precision": older.training.precision} if self.training.precision == "auto" else {}
+        return first_difference(older.to_dict(), replace(self, training=replace(self.training, **equal)).to_dict())
 
-    @property
-    def _auto(self) -> bool:
-        return self.training.precision == "auto"
+    def change_since_run(self, values: Mapping[str, Any]) -> str:
+        """Describe the first setting that keeps a run of an older recipe from being resumed; empty if none does.
+
+        As `change_since`, but `training.patience` and `training.max_epochs` may be larger than before; with `annealing`
+        only `patience`, since the learning rate of every epoch depends on `max_epochs`.
+        """
+        older, present = Recipe.from_dict(with_new_names(values)).training, self.training
+        extendable = ("patience",) if present.annealing else ("patience", "max_epochs")
+        extended = {name: getattr(older, name) for name in extendable if getattr(present, name) > getattr(older, name)}
+        return replace(self, training=replace(present, **extended)).change_since(values)
 
 
 def find_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -274,11 +278,10 @@ def _named(name: str) -> dict[str, Any]:
             "like, -<components> at the end"
         )
     dataset, model, prior, components = match.groups()
-    files = [path for path in RECIPES.glob("*.toml") if dataset.startswith(path.stem)]
-    if not files:
-        raise RecipeError(f"there is no recipes/{dataset}.toml: copy the file of a similar data set and edit it")
-    values = _read_toml(max(files, key=lambda path: len(path.stem)))
-    table = values.get("model", {}) | {"model": model, "prior": prior}
+    path = RECIPES / f"{FAMILIES.get(dataset, dataset)}.toml"
+    values = _read_toml(path) if path.exists() else {}
+    likelihood = "bernoulli" if DATASETS[dataset].levels == 1 else "logistic"
+    table = {"likelihood": likelihood} | values.get("model", {}) | {"model": model, "prior": prior}
     if components:
         table["num_components"] = int(components)
     return values | {"name": name, "dataset": dataset, "model": table}

@@ -86,16 +86,22 @@ class Run:
         return trainer
 
     def resume(self, dataset: Dataset, device: torch.device) -> Trainer:
-        """A trainer at the point where the run stopped; raises `RecipeError` as `Trainer.resume` does."""
+        """A trainer that continues the run, which must be `locked`; raises `RecipeError` as `Trainer.resume` does."""
         trainer = self._trainer(dataset, device)
         trainer.resume()
         return trainer
 
+    def load(self, dataset: Dataset, device: torch.device) -> Trainer:
+        """A trainer at the last saved epoch, to export it while another process may be training in the folder."""
+        trainer = self._trainer(dataset, device)
+        trainer.load()
+        return trainer
+
     def _trainer(self, dataset: Dataset, device: torch.device) -> Trainer:
-        start = None
+        init_model = None
         if self.recipe.init_checkpoint:
-            start, _ = load_checkpoint(find_checkpoint(self.recipe.init_checkpoint, self.store))
-        return Trainer(self.recipe, dataset, self.folder, device, start)
+            init_model, _ = load_checkpoint(find_checkpoint(self.recipe.init_checkpoint, self.store))
+        return Trainer(self.recipe, dataset, self.folder, device, init_model)
 
     def fit(self, trainer: Trainer, callbacks: Sequence[Callback] = ()) -> None:
         """Train until the run is finished, and draw the curves however it ends."""

@@ -106,4 +106,5 @@ class StateFolder:
     def _lines(self) -> list[str]:
         self.wait()
         path = self.path / METRICS_FILE
-        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [line.rstrip("\n") for line in lines if line.endswith("\n")]  # the last one may still be incomplete

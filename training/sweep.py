@@ -31,7 +31,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from training.machine import prepare
+from training.machine import select_device
 from training.recipe import NAME_PATTERN, Optimization, Recipe, RecipeError, find_recipe
 from training.report.paper import DATA, TABLES, Cell, unit_of
 from training.report.results import reference, score
@@ -201,7 +201,7 @@ class Job:
         return self.run.recipe.name
 
     @property
-    def doing(self) -> str:
+    def status(self) -> str:
         """The state in a word or, while it runs, its step."""
         return {"train": "training", "evaluate": "evaluating"}[self.steps[0]] if self._runs else self.state.value
 
@@ -209,7 +209,7 @@ class Job:
     def _runs(self) -> bool:
         return self.state is State.RUNNING
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start a child process for the next step."""
         self._child = start_process(self.command(self.steps[0]), self.log)
         self.state, self.note = State.RUNNING, ""
@@ -224,7 +224,7 @@ class Job:
         flags = ["--resume", "--overwrite"] if self.run.checkpoint.exists() else ["--resume"]
         return options.command(step, self._recipe, flags, version=options.version, seed=options.seed)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Update state, note and progress from the child process."""
         if self._child is None:
             return
@@ -339,13 +339,13 @@ class Interruptions:
     @contextmanager
     def counted(cls) -> Iterator[Interruptions]:
         """Count the requests within the block instead of ending the process."""
-        asked = cls()
+        interruptions = cls()
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
-        before = {number: signal.signal(number, asked._count) for number in numbers}
+        before = {number: signal.signal(number, interruptions._count) for number in numbers}
         try:
-            yield asked
+            yield interruptions
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -354,19 +354,21 @@ class Interruptions:
         self.count += 1
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int, asked: Interruptions, show: Callable[[Sequence[Job]], None]) -> None:
+def run_jobs(
+    jobs: Sequence[Job], at_once: int, interruptions: Interruptions, show: Callable[[Sequence[Job]], None]
+) -> None:
     """Run the jobs in order, `at_once` at a time, and show their states until all have ended.
 
     On a request to stop, the children are interrupted and waited for; on a second one they are killed. Then raises
     `KeyboardInterrupt`. No child outlives this function.
     """
     try:
-        while not asked.count:
+        while not interruptions.count:
             for job in jobs:
-                job.look()
+                job.poll()
             waiting = [job for job in jobs if job.state is State.WAITING]
             for job in waiting[: at_once - len(_running(jobs))]:
-                job.begin()
+                job.start()
             show(jobs)
             if not _running(jobs):
                 return
@@ -374,9 +376,9 @@ def run_jobs(jobs: Sequence[Job], at_once: int, asked: Interruptions, show: Call
         for job in _running(jobs):
             job.interrupt()
         print("waiting for the running recipes to stop; interrupt again to kill them", flush=True)
-        while _running(jobs) and asked.count == 1:
+        while _running(jobs) and interruptions.count == 1:
             for job in jobs:
-                job.look()
+                job.poll()
             show(jobs)
             time.sleep(PAUSE_SECONDS)
         raise KeyboardInterrupt
@@ -393,18 +395,18 @@ def _running(jobs: Sequence[Job]) -> list[Job]:
 def show_sweep(console: Console) -> Iterator[Callable[[Sequence[Job]], None]]:
     """A function that shows jobs: a live table on a terminal, a line per change of state elsewhere."""
     if not console.is_terminal:
-        said: dict[str, str] = {}
-        yield lambda jobs: _print_changes(jobs, said)
+        last_status: dict[str, str] = {}
+        yield lambda jobs: _print_changes(jobs, last_status)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield lambda jobs: live.update(overview(jobs, console.height - OTHER_LINES), refresh=True)
 
 
-def _print_changes(jobs: Sequence[Job], said: dict[str, str]) -> None:
+def _print_changes(jobs: Sequence[Job], last_status: dict[str, str]) -> None:
     for job in jobs:
-        if said.get(job.name, State.WAITING.value) != job.doing:
-            said[job.name] = job.doing
-            print(f"{job.name}: {job.doing}{f', {job.note}' if job.note else ''}", flush=True)
+        if last_status.get(job.name, State.WAITING.value) != job.status:
+            last_status[job.name] = job.status
+            print(f"{job.name}: {job.status}{f', {job.note}' if job.note else ''}", flush=True)
 
 
 def overview(jobs: Sequence[Job], most: int) -> Group:
@@ -418,7 +420,7 @@ def overview(jobs: Sequence[Job], most: int) -> Group:
     chosen = sorted(jobs, key=lambda job: list(State).index(job.state))[: max(0, most)]
     for job in (job for job in jobs if job in chosen):
         note = Text(job.note, no_wrap=True, overflow="ellipsis")
-        table.add_row(job.name, Text(job.doing, STYLES[job.state]), *_progress(job.progress), note)
+        table.add_row(job.name, Text(job.status, STYLES[job.state]), *_progress(job.progress), note)
     counts = Counter(job.state for job in jobs)
     return Group(table, Text(", ".join(f"{counts[state]} {state}" for state in State if counts[state]), "dim"))
 
@@ -459,7 +461,7 @@ def sweep(
     stop the others. Recipes that run at the same time share the threads.
     Their output is in <runs>/<name>/<version>/log.txt.
     """
-    at_once = jobs or (JOBS_ON_GPU if prepare(device, threads).type == "cuda" else 1)
+    at_once = jobs or (JOBS_ON_GPU if select_device(device, threads).type == "cuda" else 1)
     per_child = max(1, torch.get_num_threads() // at_once)
     options = Options(version, runs_dir, store, data_dir, device, per_child, num_samples, max_images, seed)
     chosen = [Job(recipe, options) for recipe in expand(what)]
@@ -469,8 +471,8 @@ def sweep(
     terminal = console()
     if not dry_run:
         try:
-            with Interruptions.counted() as asked, show_sweep(terminal) as show:
-                run_jobs(chosen, at_once, asked, show)
+            with Interruptions.counted() as interruptions, show_sweep(terminal) as show:
+                run_jobs(chosen, at_once, interruptions, show)
         except KeyboardInterrupt:
             print("interrupted: the same command continues", file=sys.stderr)
             raise typer.Exit(130) from None

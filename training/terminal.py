@@ -80,7 +80,7 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
         table.add_row(*row[: len(widths)])
     console.print(table)
     if left_out := header[len(widths) :]:
-        console.print(f"Not shown for want of width: {', '.join(left_out)}.")
+        console.print(f"Columns that do not fit: {', '.join(left_out)}.")
 
 
 def _widths(columns: Sequence[Sequence[str]], available: int) -> list[int]:

@@ -60,14 +60,23 @@ class Trainer:
     The order of the images and the noise of an epoch come from a generator seeded with the recipe's seed and the number
     of the epoch, so a resumed run gives the numbers of an uninterrupted one.
 
-    run_dir: folder of the state
-    start:   the model of the recipe's `init_checkpoint`, if it has one; the trainer takes it over
+    run_dir:    folder of the state
+    init_model: the model of the recipe's `init_checkpoint`, if it has one; the trainer modifies it
+
+    Raises `RecipeError` if the recipe does not fit the data set or the initial model, or if that model is missing.
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, run_dir: Path, device: torch.device, start: LatentModel | None = None
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        run_dir: Path,
+        device: torch.device,
+        init_model: LatentModel | None = None,
     ) -> None:
         settings = recipe.training
+        if recipe.init_checkpoint and init_model is None:
+            raise RecipeError(f"the recipe starts from {recipe.init_checkpoint}, but the trainer got no init_model")
         self.recipe, self.folder, self.device = recipe, StateFolder(run_dir), device
         self.config = dataclasses.replace(recipe.model, image_shape=dataset.image_shape)
         self.dataset_card = dataset.describe()
@@ -75,20 +84,21 @@ class Trainer:
         self.model = self._build_model(dataset)
         self.valid_images = torch.from_numpy(dataset.gray("valid")).to(device)
         self.wake = Wake(self.model, dataset, settings.draws["train"], device)
-        if start is None:
+        if init_model is None:
             self._init_pseudo_inputs()
         else:
-            self._init_weights(start)
+            self._init_weights(init_model)
         self.learns_posterior_alone = "sleep" in settings.phases
         self.phases: list[Phase] = [self.wake] if "wake" in settings.phases else []
-        if start is not None and "sleep" in settings.phases:
-            sleep = Sleep(start.to(device))
+        if init_model is not None and self.learns_posterior_alone:
+            sleep = Sleep(init_model.to(device))
             sleep.freeze(self.model)
             self.wake.mixture = sleep.prior
             self.phases.append(sleep)
         self.optimizer = build_optimizer(self.model, settings, device)
         decay = settings.ema_decay**EMA_EVERY
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+        self.average.eval()
         self.best_weights = _copy(self.validated_model)
         self.best_elbo, self.best_epoch, self.epoch, self.seconds = float("-inf"), 0, 0, 0.0
         self.precision = resolve_precision(settings.precision, device)
@@ -114,8 +124,8 @@ class Trainer:
 
     @property
     def validated_model(self) -> LatentModel:
-        """The model with the weights that are validated, in evaluation mode."""
-        return cast("LatentModel", self.average.module).eval()
+        """The model with the weights that are validated; it is always in evaluation mode."""
+        return cast("LatentModel", self.average.module)
 
     def run_epoch(self) -> EpochMetrics:
         """Train for one epoch, validate, and start to save the state; raises `FloatingPointError` on divergence."""
@@ -149,10 +159,10 @@ class Trainer:
         else:
             self.model.train()
         steps = torch.split(order, batch_size)
-        for step, chosen in enumerate(steps, 1):
-            batches = [phase.batch(chosen, generator) for phase in self.phases]
+        for step, indices in enumerate(steps, 1):
+            batches = [phase.batch(indices, generator) for phase in self.phases]
             # a smaller batch at the end would be compiled, or captured, for one step per epoch
-            loss, sums = (self._full_loss if len(chosen) == batch_size else self._loss)(batches, weight)
+            loss, sums = (self._full_loss if len(indices) == batch_size else self._loss)(batches, weight)
             torch.autograd.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -179,7 +189,7 @@ class Trainer:
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         for batch in torch.split(self.valid_images, max(1, VALID_ROWS // draws)):
             noise = torch.randn(len(batch), draws, model.noise_dim, generator=generator, device=self.device)
-            _, *parts = model(model.likelihood.from_bytes(batch), noise, mixture=mixture)
+            _, *parts = model(model.likelihood.from_bytes(batch), noise=noise, mixture=mixture)
             totals += torch.stack([part.sum() for part in parts])
         elbo, reconstruction, kl = (totals / len(self.valid_images)).tolist()
         return elbo, reconstruction, kl
@@ -196,10 +206,10 @@ class Trainer:
             )
         return model
 
-    def _init_weights(self, start: LatentModel) -> None:
-        if change := first_difference(start.config.to_dict(), self.config.to_dict()):
+    def _init_weights(self, init_model: LatentModel) -> None:
+        if change := first_difference(init_model.config.to_dict(), self.config.to_dict()):
             raise RecipeError(f"[model]: {self.recipe.init_checkpoint} is another model: {change}")
-        self.model.load_state_dict(start.state_dict())
+        self.model.load_state_dict(init_model.state_dict())
 
     def _init_pseudo_inputs(self) -> None:
         prior, settings = self.model.prior, self.recipe.pseudo_inputs
@@ -214,9 +224,9 @@ class Trainer:
             raise RecipeError(
                 f"[model]: {len(noise)} pseudo-inputs need as many training images; there are {num_images}"
             )
-        chosen = torch.randperm(num_images)[: len(noise)].to(self.device)
+        indices = torch.randperm(num_images)[: len(noise)].to(self.device)
         generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
-        images = self.wake.view(chosen, generator)
+        images = self.wake.view(indices, generator)
         prior.init_pseudo_inputs(images + settings.std * noise if prior.learns_pseudo_inputs else images)
 
     def _state(self) -> RunState:
@@ -234,17 +244,24 @@ class Trainer:
     def resume(self) -> None:
         """Continue the run in the folder, from the beginning if it was stopped in its first epoch.
 
-        The recipe may have larger `max_epochs` and `patience` than the run. Raises `RecipeError` if there is no run, if
-        it is damaged, or if it differs otherwise in its recipe or its data.
+        Drops metrics of later epochs from the folder, so no other process may train there. Raises as `load`.
+        """
+        self.load()
+        self.folder.keep_epochs(self.epoch)
+
+    def load(self) -> None:
+        """Read the state of the run in the folder without writing; no effect if the run is still in its first epoch.
+
+        The recipe may extend the run, see `Recipe.change_since_run`. Raises `RecipeError` if there is no run, if it is
+        damaged, or if it differs otherwise in its recipe or its data.
         """
         if state := self.folder.load(self.device):
             self._continue(state)
-        self.folder.keep_epochs(self.epoch)
 
     def _continue(self, state: RunState) -> None:
         progress = state.progress
         try:
-            change = self.recipe.change_since(progress["recipe"], extending=True)
+            change = self.recipe.change_since_run(progress["recipe"])
         except RecipeError as error:
             raise RecipeError(
                 f"the run in {self.folder.path} is of another version of this program: {error}"

@@ -90,6 +90,7 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
     def run(name: str, *arguments: object) -> Answer:
         options = {
             "train": ("--runs-dir", tmp_path / "runs", "--store", tmp_path / "store", "--threads", 1),
+            "export": ("--runs-dir", tmp_path / "runs", "--store", tmp_path / "store"),
             "evaluate": ("--runs-dir", tmp_path / "runs", "--store", tmp_path / "store", "--threads", 1),
             "data": ("--data-dir", tmp_path / "data"),
             "models": ("--store", tmp_path / "store"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click import Context, Group
 from rich.console import Console
 from safetensors.torch import load_file
 from typer.main import get_command
 
 from training.__main__ import app
-from training.recipe import find_recipe
+from training.data import Dataset
+from training.recipe import Recipe, find_recipe
+from training.runs import Run
 from vampprior.card import read_card
 from vampprior.checkpoint import load_checkpoint
 
@@ -194,6 +198,40 @@ def test_a_finished_run_is_extended_with_resume(command: Command, recipe_file: P
     assert read_card(tmp_path / "store" / "tiny" / "1").training["epochs"] == 6
     shorter = command("train", recipe_file, "--resume", "--overwrite")
     assert "was started with another recipe: training.max_epochs was 6 and is now 4" in one_line(shorter, code=2)
+
+
+def test_export_changes_nothing_in_a_run_that_another_process_trains(
+    command: Command, recipe_file: Path, recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    run = Run(recipe, "1", tmp_path / "runs", tmp_path / "store")
+    trainer = run.start(digits, torch.device("cpu"))
+    for _ in range(2):
+        trainer.run_epoch()
+    trainer.folder.wait()
+    metrics = run.folder / "metrics.jsonl"
+    with open(metrics, "a") as file:  # the trainer has written the metrics of epoch 3 but not yet its state
+        file.write(metrics.read_text().splitlines()[-1].replace('"epoch": 2', '"epoch": 3') + '\n{"epoch": 4, "kl_w')
+    before = metrics.read_bytes()
+    with run.locked():
+        answer = command("export", recipe_file)
+    assert (answer.code, answer.err) == (0, "")
+    assert read_card(run.checkpoint).training["epochs"] == 2
+    assert metrics.read_bytes() == before
+
+
+def test_a_missing_tensorboard_leaves_no_run_behind(
+    command: Command, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        assert "pip install tensorboard" in one_line(command("train", recipe_file, "--tensorboard"), code=2)
+    assert command("train", recipe_file).code == 0
+
+
+def test_a_recipe_that_does_not_fit_leaves_no_run_behind(command: Command, recipe_file: Path, tmp_path: Path) -> None:
+    answer = command("train", recipe_file, "model.likelihood=logistic", "--tensorboard")
+    assert "logistic takes gray images" in one_line(answer, code=2)
+    assert not (tmp_path / "runs" / "tiny" / "1").exists()
 
 
 def test_tensorboard_logs_into_the_run(command: Command, recipe_file: Path, tmp_path: Path) -> None:

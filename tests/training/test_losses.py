@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -10,13 +11,16 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from training import losses
 from training.data import Dataset
 from training.losses import Sleep
-from training.recipe import Optimization, Recipe
+from training.recipe import Optimization, Recipe, RecipeError
 from training.trainer import Trainer
 from vampprior import LIKELIHOODS, MODELS, PRIORS, LatentModel, ModelConfig, build_model, log_likelihood
+from vampprior.distributions import Mixture
+from vampprior.priors import Encoder, Prior
 
 CPU, ONE = torch.device("cpu"), torch.tensor(1.0)
 ASLEEP = Optimization(phase="sleep", learning_rate=2e-3, batch_size=40, warmup_epochs=0, max_epochs=4)
@@ -59,17 +63,66 @@ def test_nothing_but_the_posterior_and_pseudo_inputs_learns(kind: str, prior: st
     posterior = {name for name, _ in model.named_parameters() if name.startswith("q_")}
     inputs = {"prior.free_inputs"} if model.prior.learns_pseudo_inputs else set()
     assert learns == posterior | inputs
-    assert all(parameter.grad is None for parameter in phase.start.parameters())
+    assert all(parameter.grad is None for parameter in phase.init_model.parameters())
+
+
+class ScaledPseudoInputs(Prior):
+    """A mixture of posteriors at pseudo-inputs that are products of trained images and trained scales."""
+
+    learns_pseudo_inputs = True
+
+    def __init__(self, config: ModelConfig, latent_dim: int) -> None:
+        super().__init__(config, latent_dim)
+        self.images = nn.Parameter(torch.rand(config.num_components, *config.image_shape))
+        self.scales = nn.Parameter(torch.ones(config.num_components, 1, 1, 1))
+        self.logits = nn.Parameter(torch.zeros(config.num_components))
+
+    @property
+    def pseudo_inputs(self) -> torch.Tensor:
+        return self.images * self.scales
+
+    def pseudo_input_parameters(self) -> Iterator[nn.Parameter]:
+        yield from (self.images, self.scales)
+
+    def mixture(self, encoder: Encoder) -> Mixture:
+        mean, log_var = encoder(self.pseudo_inputs)
+        return Mixture(mean, log_var, self.logits.log_softmax(0))
+
+
+def test_pseudo_inputs_of_any_prior_learn_in_the_sleep_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRIORS, "scaled", ScaledPseudoInputs)
+    model, phase = model_of(prior="scaled"), Sleep(model_of(prior="scaled"))
+    phase.freeze(model)
+    phase.bound(model, phase.batch(torch.arange(6), generator()), ONE).value.mean().backward()
+    learned = {name for name, parameter in model.prior.named_parameters() if parameter.grad is not None}
+    assert learned == {"images", "scales"}
+
+
+def test_the_kl_of_the_prior_is_not_rounded_to_bfloat16() -> None:
+    phase = Sleep(model_of())
+    with torch.autocast("cpu", torch.bfloat16):
+        bound = phase.bound(phase.init_model, phase.batch(torch.arange(6), generator()), ONE)
+    assert torch.equal(bound.value, -bound.bound)  # the prior did not change, so its KL is exactly 0
+
+
+@pytest.mark.parametrize("phase", ["wake", "sleep", "wake-sleep"])
+def test_a_trainer_without_the_model_of_its_init_checkpoint_is_refused(
+    binary_digits: Dataset, tmp_path: Path, phase: str
+) -> None:
+    settings = msgspec.structs.replace(ASLEEP, phase=phase)
+    recipe = Recipe("tiny", "digits", init_checkpoint="tiny@1", model=model_of().config, training=settings)
+    with pytest.raises(RecipeError, match="starts from tiny@1, but the trainer got no init_model"):
+        Trainer(recipe, binary_digits, tmp_path, CPU)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_bound_is_above_the_log_likelihood_as_the_elbo_is_below(kind: str) -> None:
     phase = Sleep(model_of(kind))
     x, latents = phase.batch(torch.arange(100), generator())
-    bound = phase.bound(phase.start, (x, latents), ONE)
+    bound = phase.bound(phase.init_model, (x, latents), ONE)
     torch.testing.assert_close(bound.bound, bound.reconstruction - bound.kl)
     torch.testing.assert_close(bound.value, -bound.bound)  # the prior is what it was
-    scores = log_likelihood(phase.start, x, num_samples=100)
+    scores = log_likelihood(phase.init_model, x, num_samples=100)
     assert scores.elbo.mean() < scores.value.mean() < bound.bound.mean().item()
 
 

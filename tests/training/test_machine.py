@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hardware import device_name
-from training.machine import prepare, resolve_precision
+from training.machine import resolve_precision, select_device
 from training.recipe import RecipeError
 
 
@@ -16,7 +16,7 @@ def same_threads_after() -> object:
 
 
 def test_the_threads_are_those_asked_for() -> None:
-    assert prepare("cpu", threads=3) == torch.device("cpu")
+    assert select_device("cpu", threads=3) == torch.device("cpu")
     assert torch.get_num_threads() == 3
     assert device_name(torch.device("cpu")).endswith(", 3 threads")
 
@@ -24,8 +24,8 @@ def test_the_threads_are_those_asked_for() -> None:
 def test_a_gpu_that_is_not_there_is_an_error_and_auto_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RecipeError, match="PyTorch finds 0 CUDA devices here, so there is no cuda; try --device cpu"):
-        prepare("cuda")
-    assert prepare("auto") == torch.device("cpu")
+        select_device("cuda")
+    assert select_device("auto") == torch.device("cpu")
 
 
 def test_a_gpu_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,16 +33,16 @@ def test_a_gpu_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    assert [prepare(choice) for choice in ("auto", "cuda", "cuda:1")] == chosen
+    assert [select_device(choice) for choice in ("auto", "cuda", "cuda:1")] == chosen
     assert chosen == [torch.device("cuda"), torch.device("cuda"), torch.device("cuda:1")]
     with pytest.raises(RecipeError, match="PyTorch finds 2 CUDA devices here, so there is no cuda:2"):
-        prepare("cuda:2")
+        select_device("cuda:2")
 
 
 @pytest.mark.parametrize("choice", ["gpu", "cuda:", "cuda:-1", "mps", ""])
 def test_an_unknown_device_is_an_error(choice: str) -> None:
     with pytest.raises(RecipeError, match=f"there is no device '{choice}'; give auto, cpu, cuda or cuda:<number>"):
-        prepare(choice)
+        select_device(choice)
 
 
 @pytest.mark.parametrize(

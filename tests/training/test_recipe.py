@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import pytest
 
 from training.data import DATASETS
-from training.recipe import RECIPES, Recipe, RecipeError, find_recipe, first_difference, with_new_names
-from vampprior import MODELS, PRIORS
+from training.recipe import RECIPES, Optimization, Recipe, RecipeError, find_recipe, first_difference, with_new_names
+from vampprior import MODELS, PRIORS, ModelConfig
 
 
 def recipe_of(**changes: Any) -> Recipe:
@@ -139,6 +140,9 @@ def test_the_first_difference_of_two_recipes_is_named() -> None:
         ({"patience": 1}, False),
         ({"max_epochs": 30, "seed": 2}, False),
         ({"max_epochs": 30, "annealing": True}, False),
+        ({"patience": 9, "annealing": True}, True),
+        ({"max_epochs": 30, "patience": 9, "annealing": True}, False),
+        ({"patience": 1, "annealing": True}, False),
     ],
 )
 def test_more_epochs_and_more_patience_extend_a_run(training: dict[str, Any], extended: bool) -> None:
@@ -146,7 +150,7 @@ def test_more_epochs_and_more_patience_extend_a_run(training: dict[str, Any], ex
     older = recipe_of(training=settings).to_dict()
     present = recipe_of(training=settings | training)
     assert present.change_since(older) != ""
-    assert (present.change_since(older, extending=True) == "") == extended
+    assert (present.change_since_run(older) == "") == extended
 
 
 def test_recipes_of_older_cards_are_read_by_their_present_names() -> None:
@@ -219,6 +223,23 @@ def test_recipes_have_the_papers_settings(name: str, likelihood: str, components
     assert recipe.training.learning_rate in (5e-4, 1e-4)  # the two of Sec. 5.1
     assert recipe.training.batch_size == 100
     assert (recipe.training.warmup_epochs, recipe.training.max_epochs, recipe.training.patience) == (100, 2000, 50)
+
+
+def test_a_longer_name_of_a_data_set_does_not_take_the_settings_of_a_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS, "digits_big", DATASETS["digits"])
+    recipe = find_recipe("digits_big-hvae-vampprior")
+    assert recipe.model == ModelConfig()  # digits.toml has smaller networks
+    assert recipe.training == Optimization()
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("omniglot_raw28", "omniglot"), *((f"frey_faces_{i}", "frey_faces") for i in (1, 2, 3))]
+)
+def test_data_sets_of_a_family_share_their_settings(name: str, family: str) -> None:
+    settings = tomllib.loads((RECIPES / f"{family}.toml").read_text())
+    recipe = find_recipe(f"{name}-vae-standard")
+    assert recipe.model.num_components == settings["model"]["num_components"]
+    assert recipe.training.ema_decay == settings["training"]["ema_decay"]
 
 
 def test_a_number_at_the_end_is_the_number_of_components() -> None:

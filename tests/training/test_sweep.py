@@ -357,16 +357,16 @@ def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
 
 
 class Fake(Job):
-    """A job whose child ends at the next look, unless it is endless."""
+    """A job whose child ends at the next poll, unless it is endless."""
 
     def __init__(self, *, endless: bool = False) -> None:
         self.state, self.note, self.progress = State.WAITING, "", None
         self.endless, self.alive = endless, False
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self.state, self.alive = State.RUNNING, True
 
-    def look(self) -> None:
+    def poll(self) -> None:
         if self.alive and not self.endless:
             self.state, self.alive = State.DONE, False
 
@@ -394,25 +394,25 @@ def test_jobs_run_in_order_so_many_at_a_time(no_pause: None) -> None:
 
 
 def test_nothing_begins_once_somebody_asks_to_stop(no_pause: None, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs, asked = [Fake(), Fake(), Fake()], Interruptions()
+    jobs, interruptions = [Fake(), Fake(), Fake()], Interruptions()
 
     def ask(jobs: Sequence[Job]) -> None:
-        asked.count = 1
+        interruptions.count = 1
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, 1, asked, ask)
+        run_jobs(jobs, 1, interruptions, ask)
     assert [job.state for job in jobs] == [State.DONE, State.WAITING, State.WAITING]
     assert "interrupt again to kill them" in capsys.readouterr().out
 
 
 def test_asking_again_does_not_wait(no_pause: None) -> None:
-    jobs, asked = [Fake(endless=True)], Interruptions()
+    jobs, interruptions = [Fake(endless=True)], Interruptions()
 
     def ask(jobs: Sequence[Job]) -> None:
-        asked.count += 1
+        interruptions.count += 1
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, 1, asked, ask)
+        run_jobs(jobs, 1, interruptions, ask)
     assert not jobs[0].alive
 
 
@@ -431,9 +431,9 @@ def test_signals_are_counted_and_later_mean_what_they_meant(number: signal.Signa
     handler = signal.default_int_handler
     before = signal.signal(number, handler)  # whatever it is where the tests run
     try:
-        with Interruptions.counted() as asked:
+        with Interruptions.counted() as interruptions:
             os.kill(os.getpid(), number)
-            assert asked.count == 1
+            assert interruptions.count == 1
         assert signal.getsignal(number) is handler
     finally:
         signal.signal(number, before)
@@ -442,9 +442,9 @@ def test_signals_are_counted_and_later_mean_what_they_meant(number: signal.Signa
 def test_under_nohup_the_end_of_the_terminal_stops_nothing() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interruptions.counted() as asked:
+        with Interruptions.counted() as interruptions:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert asked.count == 0
+            assert interruptions.count == 0
     finally:
         signal.signal(signal.SIGHUP, before)
 

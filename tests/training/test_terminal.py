@@ -84,7 +84,7 @@ def test_a_table_cuts_nothing_and_names_the_columns_that_do_not_fit(width: int) 
     assert "…" not in text
     assert all(len(line) <= width for line in text.splitlines())
     *lines, last = text.splitlines()
-    missing = last.removeprefix("Not shown for want of width: ").rstrip(".").split(", ") if "Not shown" in last else []
+    missing = last.removeprefix("Columns that do not fit: ").rstrip(".").split(", ") if "do not fit" in last else []
     cells = [line.split("│")[1:-1] for line in lines if line.startswith("│")]
     columns = [" ".join(part.strip() for part in column).split() for column in zip(*cells, strict=True)]
     shown = len(HEADER) - len(missing)
@@ -96,5 +96,5 @@ def test_a_table_cuts_nothing_and_names_the_columns_that_do_not_fit(width: int) 
 
 
 def test_a_narrow_table_has_less_columns_and_a_wide_one_has_all() -> None:
-    assert "Not shown for want of width: epochs." in printed(40)
+    assert "Columns that do not fit: epochs." in printed(40)
     assert all(text in printed(200) for text in (*HEADER, *ROW))

@@ -98,6 +98,12 @@ def test_the_weights_that_are_kept_are_a_moving_average_of_every_tenth_step_and_
     assert not torch.equal(average, steps[-1])
 
 
+def test_the_validated_model_stays_in_evaluation_mode(trainer: Trainer) -> None:
+    trainer.run_epoch()
+    assert trainer.model.training
+    assert not any(module.training for module in trainer.validated_model.modules())
+
+
 def test_the_kl_weight_rises_to_one_over_the_warm_up(trainer: Trainer) -> None:
     assert [trainer.run_epoch().kl_weight for _ in range(3)] == [0.5, 1.0, 1.0]
 

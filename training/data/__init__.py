@@ -25,6 +25,7 @@ class Source(Protocol):
 
     name:    the name in recipes and on cards
     summary: a short description for `python -m training data`
+    levels:  greatest pixel value: 1 for black and white images, 255 for gray ones
     """
 
     @property
@@ -32,6 +33,9 @@ class Source(Protocol):
 
     @property
     def summary(self) -> str: ...
+
+    @property
+    def levels(self) -> int: ...
 
     def is_available(self, directory: Path) -> bool:
         """True if `load` needs no `fetch` first."""

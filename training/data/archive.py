@@ -79,7 +79,7 @@ def _unchanged(arrays: Mapping[str, Pixels]) -> Mapping[str, Pixels]:
 class Archive:
     """A data set whose images lie in an `.npz` file of the data directory.
 
-    name:      of the data set
+    name:      name of the data set
     summary:   a short description
     file:      name of the `.npz` file, which several data sets may share
     arrays:    arrays that the file must hold, by name

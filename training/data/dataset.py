@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Dataset", "DatasetError", "Pixels", "binarize_heldout", "read_arrays", "shuffled_splits"]
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "DatasetError",
+    "Pixels",
+    "binarize_heldout",
+    "check_range",
+    "read_arrays",
+    "shuffled_splits",
+]
 
 Pixels = NDArray[np.uint8]
 SPLITS = ("train", "valid", "test")
@@ -92,6 +101,12 @@ def binarize_heldout(arrays: Mapping[str, Pixels]) -> dict[str, Pixels]:
     random = np.random.RandomState(BINARIZATION_SEED)  # its draws are the same in every version of NumPy
     heldout = {split: random.binomial(1, arrays[split] / np.float32(255)) for split in ("valid", "test")}
     return {"train": arrays["train"]} | {split: images.astype(np.uint8) for split, images in heldout.items()}
+
+
+def check_range(values: NDArray[Any], greatest: int, what: str) -> None:
+    """Raise `DatasetError`, which begins with `what`, unless all values are between 0 and the greatest."""
+    if not (values.min() >= 0 and values.max() <= greatest):  # also False for NaN
+        raise DatasetError(f"{what} has values outside 0 to {greatest}: from {values.min()} to {values.max()}")
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -20,6 +20,7 @@ class Digits:
 
     name = "digits"
     summary = "handwritten digits of scikit-learn, 8x8, 1297 / 250 / 250 images, black and white"
+    levels = 1
 
     def is_available(self, directory: Path) -> bool:  # noqa: ARG002
         """True if scikit-learn is installed."""

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from training.data.archive import Archive, RemoteFile, StoredArray
-from training.data.dataset import DatasetError, Pixels
+from training.data.dataset import DatasetError, Pixels, check_range
 from training.data.pickles import read_pickle
 
 __all__ = ["HISTOPATHOLOGY"]
@@ -49,8 +49,7 @@ def to_bins(patches: object, what: str) -> Pixels:
         fractions = np.asarray(patches, dtype=np.float64).reshape(-1, 28, 28)
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{what} is not made of images of 28x28: {error}") from error
-    if not (fractions.min() >= 0 and fractions.max() <= 1):  # also False for NaN
-        raise DatasetError(f"{what} has values outside 0 to 1: from {fractions.min()} to {fractions.max()}")
+    check_range(fractions, 1, what)
     return np.floor(256.0 * fractions.clip(1 / 512, 1 - 1 / 512)).astype(np.uint8)
 
 

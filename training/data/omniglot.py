@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.archive import Archive, RemoteFile, StoredArray
-from training.data.dataset import DatasetError, Pixels, binarize_heldout, shuffled_splits
+from training.data.dataset import DatasetError, Pixels, binarize_heldout, check_range, shuffled_splits
 from training.data.matlab import column_major_images, read_matlab
 
 __all__ = ["OMNIGLOT", "OMNIGLOT_RAW28", "nearest_levels"]
@@ -38,8 +38,7 @@ def nearest_levels(fractions: NDArray[Any], what: str) -> Pixels:
     """
     if fractions.dtype.kind != "f":
         raise DatasetError(f"{what} holds {fractions.dtype} values, not fractions")
-    if not (fractions.min() >= 0 and fractions.max() <= 1):  # also False for NaN
-        raise DatasetError(f"{what} has values outside 0 to 1: from {fractions.min()} to {fractions.max()}")
+    check_range(fractions, 1, what)
     return np.rint(255.0 * fractions).astype(np.uint8)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.dataset import SPLITS, Dataset, DatasetError, Pixels, read_arrays, shuffled_splits
+from training.data.dataset import SPLITS, Dataset, DatasetError, Pixels, check_range, read_arrays, shuffled_splits
 
 __all__ = ["load_own_images"]
 
@@ -110,9 +110,7 @@ def _to_pixels(what: str, array: NDArray[Any]) -> Pixels:
         raise DatasetError(f"{what} has shape {array.shape}; after N come 1 or 3 channels, then height and width")
     if array.dtype.kind not in "buif":
         raise DatasetError(f"{what} holds {array.dtype} values, not numbers")
-    greatest = 1 if array.dtype.kind == "f" else 255
-    if not (array.min() >= 0 and array.max() <= greatest):  # also False for NaN
-        raise DatasetError(f"{what} has values outside 0 to {greatest}: from {array.min()} to {array.max()}")
+    check_range(array, 1 if array.dtype.kind == "f" else 255, what)
     if array.dtype.kind == "f":
         array = np.rint(array * 255.0)
     return np.ascontiguousarray(array, dtype=np.uint8)

@@ -113,12 +113,13 @@ def draw_active_units(comparison: Comparison, path: Path, *, title: str) -> None
 def draw_densities(rows: Sequence[Sequence[Card]], path: Path) -> None:
     """Log-likelihoods of the test images with their means, one row per data set (Figure 7).
 
-    The paper shows histograms; cards hold quantiles, between which the density is assumed to be constant.
+    These are histograms, as in the paper. For a card without scores, whose quantiles are all that is known, the density
+    between two quantiles is assumed to be constant.
     """
     width = max(len(row) for row in rows)
     figure = Figure(figsize=(3.2 * width + 0.6, 2.6 * len(rows) + 0.4), layout="constrained")
     figure.supxlabel("log-likelihood of a test image (nats)", fontsize=10)
-    figure.supylabel("density, constant between quantiles", fontsize=10)
+    figure.supylabel("density", fontsize=10)
     grid = figure.subplots(len(rows), width, squeeze=False, sharex="row", sharey="row")
     for line, row in zip(grid, rows, strict=True):
         values = [value for card in row for value in card.quantiles()["values"]]
@@ -136,7 +137,10 @@ def draw_densities(rows: Sequence[Sequence[Card]], path: Path) -> None:
 
 
 def density(card: Card, edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fraction of the test images per nat in each bin."""
+    """Fraction of the test images per nat in each bin, from the scores or, without them, from the quantiles."""
+    if card.scores is not None:
+        counts, _ = np.histogram(card.scores.log_likelihood, edges)
+        return counts / len(card.scores.log_likelihood) / np.diff(edges)
     quantiles = card.quantiles()
     below = np.interp(edges, quantiles["values"], quantiles["probabilities"], left=0.0, right=1.0)
     return np.diff(below) / np.diff(edges)

@@ -14,6 +14,7 @@ import pytest
 import training.data
 from training.data import Pixels, load_dataset
 from training.data.archive import Archive
+from training.recipe import Optimization, PseudoInputs, find_recipe
 from training.trainer import Trainer
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -43,6 +44,13 @@ def test_the_data_set_of_the_guide_is_downloaded_and_split(
     assert [len(dataset.train), len(dataset.valid), len(dataset.test)] == [800, 100, 100]
     together = np.concatenate([dataset.train, dataset.valid, dataset.test])[:, 0]
     assert sorted(image.tobytes() for image in together) == sorted(image.tobytes() for image in images)
+
+
+def test_the_data_set_of_the_guide_has_recipes_without_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(training.data.DATASETS, "shapes", example("A data set")["SHAPES"])
+    recipe = find_recipe("shapes-conv_hvae-mog-7")
+    assert (recipe.dataset, recipe.model.likelihood, recipe.model.num_components) == ("shapes", "logistic", 7)
+    assert (recipe.pseudo_inputs, recipe.training) == (PseudoInputs(), Optimization())
 
 
 def test_the_callback_of_the_guide_sees_an_epoch(trainer: Trainer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from training.data import Dataset
 from training.report.charts import Comparison, density
 from training.report.pictures import pseudo_inputs_of, reconstruct, sample
 from training.report.results import Cards
-from vampprior.card import Card, CheckpointError
+from vampprior.card import Card, CheckpointError, Scores
 from vampprior.checkpoint import save_checkpoint
 from vampprior.config import ModelConfig
 from vampprior.models import LatentModel, build_model
@@ -195,6 +195,13 @@ def test_a_density_has_the_shares_of_the_quantiles() -> None:
     edges = np.array([-60.0, -50.0, -48.0, -46.0, -45.0, -30.0])
     shares = density(card, edges) * np.diff(edges)
     np.testing.assert_allclose(shares, [0.0, 0.125, 0.125, 0.25, 0.5])
+
+
+def test_a_density_of_scores_counts_the_images() -> None:
+    values = np.array([-50.0, -41.0, -41.5, -30.0], np.float32)
+    card = Card("m", "1", ModelConfig(), scores=Scores(values, values, values))
+    edges = np.array([-50.0, -42.0, -40.0, -30.0])
+    assert (density(card, edges) * np.diff(edges)).tolist() == [0.25, 0.5, 0.25]
 
 
 def test_a_density_survives_equal_quantiles() -> None:
