@@ -82,11 +82,11 @@ class LogLikelihood:
 def log_likelihood(
     model: LatentModel,
     x: Tensor,
-    num_samples: int = 5000,
-    generator: torch.Generator | None = None,
     *,
+    num_samples: int = 5000,
     noise: Tensor | None = None,
     mixture: Mixture | None = None,
+    generator: torch.Generator | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> LogLikelihood:
     r"""Estimate $\log p(x) = \log \mathbb{E}_{q(z \mid x)} [p(x, z) / q(z \mid x)]$ of each image, in nats.

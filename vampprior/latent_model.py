@@ -171,6 +171,7 @@ class LatentModel(nn.Module, ABC):
     def elbo(
         self,
         x: Tensor,
+        *,
         noise: Tensor | None = None,
         kl_weight: float | Tensor = 1.0,
         mixture: Mixture | None = None,
@@ -183,16 +184,25 @@ class LatentModel(nn.Module, ABC):
     def log_likelihood(
         self,
         x: Tensor,
-        num_samples: int = 5000,
-        generator: torch.Generator | None = None,
         *,
+        num_samples: int = 5000,
         noise: Tensor | None = None,
         mixture: Mixture | None = None,
+        generator: torch.Generator | None = None,
+        max_bytes: int | None = None,
     ) -> LogLikelihood:
         """Importance-sampling estimate of log p(x) per image, see `vampprior.importance.log_likelihood`."""
-        from vampprior.importance import log_likelihood  # it imports this module
+        from vampprior.importance import MAX_BYTES, log_likelihood  # it imports this module
 
-        return log_likelihood(self, x, num_samples, generator, noise=noise, mixture=mixture)
+        return log_likelihood(
+            self,
+            x,
+            num_samples=num_samples,
+            noise=noise,
+            mixture=mixture,
+            generator=generator,
+            max_bytes=MAX_BYTES if max_bytes is None else max_bytes,
+        )
 
     def log_ratio(self, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
         r"""$\log p(x \mid z)$ and $\log q(z \mid x) - \log p(z)$ at z drawn with `noise`; all broadcast to $(*)$ of it.
@@ -209,14 +219,14 @@ class LatentModel(nn.Module, ABC):
     @torch.no_grad()
     def sample(
         self,
-        n: int = 1,
+        n: int | None = None,
         component: int | Tensor | None = None,
         temperature: float = 1.0,
-        generator: torch.Generator | None = None,
         *,
         noise: Tensor | None = None,
         pixel_noise: Tensor | None = None,
         mixture: Mixture | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Images from the prior or from one of its components, shape $(N, C, H, W)$.
 
@@ -224,49 +234,54 @@ class LatentModel(nn.Module, ABC):
         wherever `pixel_noise` is given.
 
         Args:
-            n: Number of images; ignored where `noise` is given.
-            component: Number of a component, or numbers of shape $(N)$; by default drawn with the prior's weights.
+            n: Number N of images; by default the length of `noise` or of a tensor `component`, and otherwise 1.
+            component: Index of a component, or indices of shape $(N)$ between 0 and K - 1; by default drawn with the
+                prior's weights.
             temperature: Factor of the latents' standard deviations.
-            generator: Source of the numbers that are not given.
             noise: Shape $(N, noise_dim)$.
             pixel_noise: Shape $(N, D)$.
             mixture: The prior.
+            generator: Source of the numbers that are not given.
 
         Raises:
-            IndexError: If there is no component of that number.
+            IndexError: If the integer `component` is negative or is not less than the number K of components.
+            ValueError: If `n` and the lengths of `component` and `noise` disagree.
         """
-        latents = self.sample_latents(n, component, temperature, generator, noise=noise, mixture=mixture)
+        latents = self.sample_latents(n, component, temperature, noise=noise, mixture=mixture, generator=generator)
         return self._render(latents, generator, pixel_noise)
 
     @torch.no_grad()
     def sample_latents(
         self,
-        n: int = 1,
+        n: int | None = None,
         component: int | Tensor | None = None,
         temperature: float = 1.0,
-        generator: torch.Generator | None = None,
         *,
         noise: Tensor | None = None,
         mixture: Mixture | None = None,
+        generator: torch.Generator | None = None,
     ) -> Latents:
-        """Latents of `sample` with the same arguments, $(N, M)$ per layer."""
+        """Latents of `sample` with the same arguments and errors, $(N, M)$ per layer."""
         mixture = self.prior_mixture() if mixture is None else mixture
+        num_images = _num_images(n, component, noise)
         if noise is None:
-            noise = _random(torch.randn, (n, self.noise_dim), mixture.mean, generator)
+            noise = _random(torch.randn, (num_images, self.noise_dim), mixture.mean, generator)
         if component is None:
-            component = mixture.sample_index(_random(torch.rand, (len(noise),), mixture.mean, generator))
+            component = mixture.sample_index(_random(torch.rand, (num_images,), mixture.mean, generator))
         elif isinstance(component, int):
-            component = torch.full((len(noise),), component, device=mixture.mean.device)
+            if not 0 <= component < len(mixture.mean):
+                raise IndexError(f"component {component} is not between 0 and {len(mixture.mean) - 1}")
+            component = torch.full((num_images,), component, device=mixture.mean.device)
         return self.ancestral_sample(mixture.component(component), noise, temperature)
 
     @torch.no_grad()
     def reconstruct(
         self,
         x: Tensor,
-        generator: torch.Generator | None = None,
         *,
         noise: Tensor | None = None,
         pixel_noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Images $(N, C, H, W)$ encoded and decoded, at the posterior means or at a draw with `noise`.
 
@@ -321,6 +336,15 @@ class LatentModel(nn.Module, ABC):
 
     def _to_images(self, pixels: Tensor) -> Tensor:
         return pixels.reshape(*pixels.shape[:-1], *self.config.image_shape)
+
+
+def _num_images(n: int | None, component: int | Tensor | None, noise: Tensor | None) -> int:
+    """The number of images on which all arguments agree, 1 if none of them says it."""
+    lengths = [len(given) for given in (component, noise) if isinstance(given, Tensor)]
+    counts = {*lengths, *([] if n is None else [n])}
+    if len(counts) > 1:
+        raise ValueError(f"n and the lengths of component and noise disagree: {sorted(counts)}")
+    return counts.pop() if counts else 1
 
 
 def _log_mean_exp(log_weights: Tensor) -> Tensor:

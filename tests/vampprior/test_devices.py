@@ -25,7 +25,9 @@ def empty(*shape: int) -> Tensor:
 
 
 def test_training_stays_on_the_models_device(elsewhere: LatentModel, config: ModelConfig) -> None:
-    elbo = elsewhere.elbo(empty(6, *config.image_shape), empty(6, elsewhere.noise_dim), torch.tensor(0.5, device=META))
+    elbo = elsewhere.elbo(
+        empty(6, *config.image_shape), noise=empty(6, elsewhere.noise_dim), kl_weight=torch.tensor(0.5, device=META)
+    )
     elbo.value.mean().backward()
     assert {p.grad.device for p in elsewhere.parameters() if p.grad is not None} == {META}
 

@@ -38,7 +38,7 @@ def sample(model: LatentModel, n: int, seed: int, component: int | None = None) 
 
 def reconstruct(model: LatentModel, x: Tensor, seed: int) -> Tensor:
     """Images (N, C, H, W) decoded from the posterior means of images `x`; pixels are drawn if autoregressive."""
-    return model.reconstruct(x, torch.Generator().manual_seed(seed))
+    return model.reconstruct(x, generator=torch.Generator().manual_seed(seed))
 
 
 def pseudo_inputs_of(model: LatentModel) -> Tensor:
