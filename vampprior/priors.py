@@ -1,9 +1,9 @@
-"""Priors over the top latent. Each of them is a `Mixture` once its parameters are fixed, which is all a model needs."""
+"""Priors over the top latent; each gives a `Mixture`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -54,6 +54,16 @@ class Prior(nn.Module, ABC):
 
     def init_pseudo_inputs(self, images: Tensor) -> None:
         """Set the pseudo-inputs to images $(K, C, H, W)$; does nothing if the prior has none."""
+
+    def pseudo_input_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that `pseudo_inputs` depends on; none unless `learns_pseudo_inputs`.
+
+        Raises:
+            NotImplementedError: If a subclass learns pseudo-inputs without defining this method.
+        """
+        if self.learns_pseudo_inputs:
+            raise NotImplementedError(f"{type(self).__name__} learns pseudo-inputs and must give their parameters")
+        return iter(())
 
 
 class StandardNormal(Prior):
@@ -126,6 +136,9 @@ class VampPrior(Prior):
     @torch.no_grad()
     def init_pseudo_inputs(self, images: Tensor) -> None:
         self.free_inputs.copy_(images)
+
+    def pseudo_input_parameters(self) -> Iterator[nn.Parameter]:
+        yield self.free_inputs
 
 
 class WeightedVampPrior(VampPrior):
