@@ -1,7 +1,7 @@
-"""What every deep latent-variable model of images can do: encode, sample, reconstruct, and bound log p(x).
+"""Base class of latent-variable models of images.
 
-Everything that is given per stochastic layer is given top first, in the order in which latents are drawn: (z2, z1) in
-latents, in `latent_dims` and in `encode`, and the numbers of z2 before those of z1 in the last dimension of noise.
+Stochastic layers come top first, in the order in which latents are drawn: (z2, z1) in latents, in `latent_dims` and in
+`encode`. In the last dimension of noise the numbers of z2 come before those of z1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vampprior.priors import Prior
 if TYPE_CHECKING:
     from vampprior.importance import LogLikelihood
 
-__all__ = ["Bound", "Context", "LatentModel", "Latents", "PosteriorSample"]
+__all__ = ["Bound", "Context", "LatentModel", "Latents", "PosteriorSample", "draw_random"]
 
 Context = tuple[Tensor, ...]
 """What the posterior needs of a batch of images, computed once: tensors whose first dimension is the image."""
@@ -146,7 +146,7 @@ class LatentModel(nn.Module, ABC):
     ) -> Bound:
         r"""Training step: the bound $\log \frac{1}{k} \sum_i p(x, z_i) / q(z_i \mid x)$ from k draws per image.
 
-        One draw gives the ELBO (Eq. 2-3), more a tighter bound (Burda et al., 2016, Eq. 8,
+        One draw gives the ELBO (Eq. 2-3); several draws give a tighter bound (Burda et al., 2016, Eq. 8,
         [paper](https://arxiv.org/abs/1509.00519)). Call the module itself, so that `DistributedDataParallel` and
         `torch.compile` can hook in.
 
@@ -164,7 +164,7 @@ class LatentModel(nn.Module, ABC):
         """
         mixture = self.prior_mixture() if mixture is None else mixture
         context = tuple(part.unsqueeze(1) for part in self.condition(x))
-        log_px, kl = self.log_ratio(x.unsqueeze(1), context, noise, mixture)
+        log_px, kl = self.log_px_and_kl(x.unsqueeze(1), context, noise, mixture)
         value, bound = _log_mean_exp(log_px - kl_weight * kl), _log_mean_exp(log_px - kl)
         return Bound(value, bound, log_px.mean(1), kl.mean(1))
 
@@ -178,7 +178,7 @@ class LatentModel(nn.Module, ABC):
         generator: torch.Generator | None = None,
     ) -> Bound:
         """Evidence lower bound from one draw per image (Eq. 2-3); images $(N, C, H, W)$, noise $(N, noise_dim)$."""
-        noise = _random(torch.randn, (len(x), self.noise_dim), x, generator) if noise is None else noise
+        noise = draw_random(torch.randn, (len(x), self.noise_dim), x, generator) if noise is None else noise
         return self(x, noise.unsqueeze(1), kl_weight, mixture)
 
     def log_likelihood(
@@ -204,10 +204,11 @@ class LatentModel(nn.Module, ABC):
             max_bytes=MAX_BYTES if max_bytes is None else max_bytes,
         )
 
-    def log_ratio(self, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
-        r"""$\log p(x \mid z)$ and $\log q(z \mid x) - \log p(z)$ at z drawn with `noise`; all broadcast to $(*)$ of it.
+    def log_px_and_kl(self, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
+        r"""$\log p(x \mid z)$ and $\log q(z \mid x) - \log p(z)$ at z drawn with `noise`, $(*, noise\_dim)$.
 
-        The first minus the second is the logarithm of an importance weight, whose expectation is the ELBO (Eq. 1).
+        Both have shape $(*)$, the noise's leading dimensions. The first minus the second is the logarithm of an
+        importance weight, whose expectation is the ELBO (Eq. 1).
         """
         latents, log_q = self.rsample(context, noise)
         return self.log_px(x, latents), log_q - self.log_p(latents, mixture)
@@ -265,9 +266,9 @@ class LatentModel(nn.Module, ABC):
         mixture = self.prior_mixture() if mixture is None else mixture
         num_images = _num_images(n, component, noise)
         if noise is None:
-            noise = _random(torch.randn, (num_images, self.noise_dim), mixture.mean, generator)
+            noise = draw_random(torch.randn, (num_images, self.noise_dim), mixture.mean, generator)
         if component is None:
-            component = mixture.sample_index(_random(torch.rand, (num_images,), mixture.mean, generator))
+            component = mixture.sample_index(draw_random(torch.rand, (num_images,), mixture.mean, generator))
         elif isinstance(component, int):
             if not 0 <= component < len(mixture.mean):
                 raise IndexError(f"component {component} is not between 0 and {len(mixture.mean) - 1}")
@@ -331,7 +332,7 @@ class LatentModel(nn.Module, ABC):
         if pixel_noise is None and not self.autoregressive:
             return self.mean_image(latents)
         if pixel_noise is None:
-            pixel_noise = _random(torch.rand, (len(latents[0]), self.config.num_pixels), latents[0], generator)
+            pixel_noise = draw_random(torch.rand, (len(latents[0]), self.config.num_pixels), latents[0], generator)
         return self.draw_image(latents, pixel_noise)
 
     def _to_images(self, pixels: Tensor) -> Tensor:
@@ -351,9 +352,16 @@ def _log_mean_exp(log_weights: Tensor) -> Tensor:
     return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])
 
 
-def _random(
+def draw_random(
     draw: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """Random numbers on the device and of the type of `like`, drawn where the generator is."""
+    """Random numbers with the device and dtype of `like`, drawn on the generator's device.
+
+    Args:
+        draw: `torch.randn` or `torch.rand`.
+        shape: Shape of the result.
+        like: A tensor.
+        generator: Source of the numbers, by default torch's global one on the device of `like`.
+    """
     options: dict[str, Any] = {"dtype": like.dtype, "device": like.device if generator is None else generator.device}
     return draw(shape, generator=generator, **options).to(like.device)

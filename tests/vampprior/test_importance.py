@@ -144,7 +144,7 @@ def test_low_reliability_is_said_where_the_stated_error_is_too_small() -> None:
 def direct(model: LatentModel, images: Tensor, noise: Tensor) -> LogLikelihood:
     """All samples of all images at once."""
     context = tuple(part.unsqueeze(1) for part in model.condition(images))
-    return LogLikelihood.from_samples(*model.log_ratio(images.unsqueeze(1), context, noise, model.prior_mixture()))
+    return LogLikelihood.from_samples(*model.log_px_and_kl(images.unsqueeze(1), context, noise, model.prior_mixture()))
 
 
 def assert_same(left: LogLikelihood, right: LogLikelihood) -> None:

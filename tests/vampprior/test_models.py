@@ -51,7 +51,7 @@ def test_the_bound_is_reconstruction_less_weighted_kl(model: LatentModel, images
         assert elbo.value.shape == elbo.reconstruction.shape == elbo.kl.shape == (len(images),)
         torch.testing.assert_close(elbo.value, elbo.reconstruction - kl_weight * elbo.kl)
         torch.testing.assert_close(elbo.bound, elbo.reconstruction - elbo.kl)
-    reconstruction, kl = model.log_ratio(images, model.condition(images), noise, model.prior_mixture())
+    reconstruction, kl = model.log_px_and_kl(images, model.condition(images), noise, model.prior_mixture())
     torch.testing.assert_close(elbo.reconstruction, reconstruction)
     torch.testing.assert_close(elbo.kl, kl)
 
@@ -124,7 +124,7 @@ def test_densities_of_given_latents_are_those_of_the_draw(
     noise, mixture = draw_noise(len(images), model.noise_dim), model.prior_mixture()
     drawn = model.rsample(model.condition(images), noise)
     torch.testing.assert_close(model.log_q(images, drawn.latents), drawn.log_q)
-    _, kl = model.log_ratio(images, model.condition(images), noise, mixture)
+    _, kl = model.log_px_and_kl(images, model.condition(images), noise, mixture)
     torch.testing.assert_close(drawn.log_q - model.log_p(drawn.latents, mixture), kl)
 
 
@@ -140,9 +140,9 @@ def test_many_draws_share_one_image(model: LatentModel, images: Tensor, draw_noi
     noise, mixture = draw_noise(len(images), 4, model.noise_dim), model.prior_mixture()
     context = model.condition(images)
     shared = tuple(part.unsqueeze(1) for part in context)
-    together = model.log_ratio(images.unsqueeze(1), shared, noise, mixture)
+    together = model.log_px_and_kl(images.unsqueeze(1), shared, noise, mixture)
     for s in range(4):
-        single = model.log_ratio(images, context, noise[:, s], mixture)
+        single = model.log_px_and_kl(images, context, noise[:, s], mixture)
         for part, part_single in zip(together, single, strict=True):
             torch.testing.assert_close(part[:, s], part_single)
 
