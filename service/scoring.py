@@ -12,7 +12,7 @@ from torch import Tensor
 from service.jobs import BLOCK_ROWS, Array, Compute, Gray, Job, Runtime, padded
 from service.noise import seeded_generator
 from vampprior.importance import LogLikelihood
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = ["LogLikelihoodJob"]
 

@@ -24,7 +24,7 @@ from training.plots import draw_histogram
 from vampprior.card import Card, Scores, write_card
 from vampprior.checkpoint import load_checkpoint
 from vampprior.importance import RELIABLE_PARETO_K, LogLikelihood, chunk_rows, log_likelihood
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = ["HISTOGRAM_FILE", "Evaluation", "Plan", "ScoreFile"]
 

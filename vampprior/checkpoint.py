@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 
 from vampprior.card import CARD_FILE, Card, CardError, CheckpointError, read_card, read_file, write_card
 from vampprior.files import atomic_write
-from vampprior.models import LatentModel, build_model
+from vampprior.latent_model import LatentModel
+from vampprior.models import build_model
 
 __all__ = ["WeightsError", "load_checkpoint", "save_checkpoint"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vampprior.checkpoint import load_checkpoint
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 FILE = Path(__file__).with_name("checkpoints.json")
 STORE = Path(__file__).parents[2] / "model_store"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.plots import VALID
 from vampprior.card import CheckpointError
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = ["Panel", "draw_panels", "draw_prototypes", "pseudo_inputs_of", "reconstruct", "sample"]
 
