@@ -31,7 +31,9 @@ def read_json_images(body: bytes, *, max_images: int) -> list[bytes]:
     if len(parts) > most_quotes + 1:
         raise TooLarge(f"the JSON body has too many strings; a request may have at most {max_images} images")
     if sum(map(len, parts[::2])) > MAX_SYNTAX_BYTES:
-        raise BadParameter(f"the JSON body has more than {MAX_SYNTAX_BYTES} bytes outside of strings; images are strings in base64")
+        raise BadParameter(
+            f"the JSON body has more than {MAX_SYNTAX_BYTES} bytes outside of strings; images are strings in base64"
+        )
     images = [parts[number] for number in _image_numbers(parts)]
     if len(images) > max_images:
         raise TooLarge(f"{len(images)} images were sent, a request may have {max_images}")

@@ -340,7 +340,10 @@ class LatentModel(nn.Module, ABC):
 
 
 def _num_images(n: int | None, component: int | Tensor | None, noise: Tensor | None) -> int:
-    """The number of images on which all arguments agree, 1 if none of them says it."""
+    """Number of images on which the given arguments agree; 1 if all are None or an index. Raises `ValueError`."""
+    # lengths are symbolic while tracing and cannot be compared
+    if noise is not None and torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return noise.shape[0]
     lengths = [len(given) for given in (component, noise) if isinstance(given, Tensor)]
     counts = {*lengths, *([] if n is None else [n])}
     if len(counts) > 1:
