@@ -1,4 +1,4 @@
-"""What a process can know and set of its machine: threads, the name of the device, and the memory allocator."""
+"""Threads, device name and memory allocator of the process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["available_threads", "device_name", "give_back_freed_memory", "keep_freed_memory"]
+__all__ = ["available_threads", "device_name", "keep_freed_memory", "trim_memory"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
 CPU_INFO, OWN_CGROUPS, CGROUPS = Path("/proc/cpuinfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def available_threads() -> int:
-    """Number of threads to compute with: what PyTorch would take, and no more than the CPUs this process may use."""
+    """Number of threads for computations: PyTorch's default, limited to the CPUs that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(torch.get_num_threads(), allowed, _cgroup_cpus(allowed)))
 
@@ -26,9 +26,9 @@ def available_threads() -> int:
 def keep_freed_memory() -> None:
     """Make glibc's malloc keep freed memory; does nothing with other C libraries.
 
-    By default it returns large blocks to the kernel at once, and every large temporary of a training step is mapped and
-    page-faulted again, which takes about a quarter of the step on a CPU. In return the process stays at its peak size.
-    All threads share one arena, so that memory freed by one serves the others.
+    By default malloc returns large blocks to the kernel at once. Every large temporary tensor of a training step is
+    then mapped and page-faulted again, which takes about a quarter of the step on a CPU. With this setting the process
+    stays at its peak size. All threads share one arena, so that each can reuse the memory that another has freed.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -38,10 +38,10 @@ def keep_freed_memory() -> None:
     mallopt(M_ARENA_MAX, 1)
 
 
-def give_back_freed_memory() -> None:
+def trim_memory() -> None:
     """Return freed memory to the kernel; does nothing with other C libraries than glibc.
 
-    It takes some milliseconds per 100 MB, and the lock of Python is free meanwhile.
+    Takes a few milliseconds per 100 MB and releases the GIL.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
@@ -66,14 +66,14 @@ def _cpu_model() -> str:
     return f"{platform.processor() or platform.machine()} CPU"
 
 
-def _cgroup_cpus(otherwise: int) -> int:
-    """Smallest CPU limit of the control groups of this process, rounded up."""
+def _cgroup_cpus(default: int) -> int:
+    """Smallest CPU limit of the control groups of this process, rounded up; `default` if there is no limit."""
     limits = [limit for folder in _cgroups() if (limit := _cpu_limit(folder)) is not None]
-    return math.ceil(min(limits, default=otherwise))
+    return math.ceil(min(limits, default=default))
 
 
 def _cgroups() -> Iterator[Path]:
-    """Folders of these control groups, of version 1 or 2, and of the groups above them."""
+    """Folders of the control groups (version 1 or 2) of this process, and of all their parent groups."""
     try:
         lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

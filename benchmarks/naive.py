@@ -12,7 +12,9 @@ import math
 import torch
 from torch import Tensor
 
+from vampprior.likelihoods import Likelihood
 from vampprior.models import HVAE
+from vampprior.pixelcnn import PixelCNNDecoder
 
 __all__ = ["log_likelihood"]
 
@@ -60,3 +62,15 @@ def _log_normal(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
 def _log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     x, mean = x.flatten(1), torch.sigmoid(logits).clamp(1e-5, 1.0 - 1e-5)
     return (x * torch.log(mean) + (1.0 - x) * torch.log(1.0 - mean)).sum(-1)
+
+
+@torch.no_grad()
+def sample_by_full_passes(
+    decoder: PixelCNNDecoder, z2: Tensor, z1: Tensor, uniform: Tensor, likelihood: Likelihood
+) -> Tensor:
+    """Draw images as `PixelCNNDecoder.sample` does, with a whole forward pass per pixel."""
+    x = torch.zeros_like(uniform)
+    for pixel in range(uniform.shape[1]):
+        params = decoder(z2, z1, x.reshape(-1, *decoder.image_shape))
+        x[:, pixel] = likelihood.sample(params, uniform)[:, pixel]
+    return x

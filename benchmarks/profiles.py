@@ -54,7 +54,7 @@ def chunk(options: Options) -> Result:
         noise = torch.randn(1, rows, model.noise_dim)
 
         def weigh() -> None:
-            model.log_ratio(x, context, noise[0], mixture)
+            model.log_px_and_kl(x, context, noise[0], mixture)
 
         weigh()
         with profile(activities=[ProfilerActivity.CPU]) as found:

@@ -19,7 +19,7 @@ from service.thread_pool import ThreadPool
 from service.tracing import Programs
 from vampprior.distributions import Mixture
 from vampprior.importance import chunk_rows
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = [
     "BLOCK_ROWS",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = ["component_noise", "latent_noise", "pixel_noise", "seeded_generator"]
 

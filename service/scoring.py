@@ -12,7 +12,7 @@ from torch import Tensor
 from service.jobs import BLOCK_ROWS, Array, Compute, Gray, Job, Runtime, padded
 from service.noise import seeded_generator
 from vampprior.importance import LogLikelihood
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = ["LogLikelihoodJob"]
 
@@ -70,7 +70,7 @@ class LogLikelihoodJob(Job[LogLikelihood]):
 
         def weigh(noise: Tensor, *condition: Tensor) -> tuple[Tensor, ...]:
             x, *context = (part.unsqueeze(1) for part in condition)
-            return runtime.model.log_ratio(x, tuple(context), noise, runtime.mixture)
+            return runtime.model.log_px_and_kl(x, tuple(context), noise, runtime.mixture)
 
         outputs = runtime.programs.run((cls, "weigh"), weigh, runtime.to_device(noise), *condition)
         columns = np.stack([runtime.to_host(output) for output in outputs], axis=1)

@@ -16,7 +16,7 @@ import numpy as np
 from fastapi import FastAPI, Request
 from numpy.typing import NDArray
 
-from hardware import give_back_freed_memory
+from hardware import trim_memory
 from service.budget import Budget
 from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
 from service.forms import read_form_files
@@ -152,7 +152,7 @@ class UploadReader:
         if self._large and self.body_bytes.used < LARGE_BYTES and self.pixels.used < LARGE_PIXELS:
             self._large = False
             with contextlib.suppress(RuntimeError):  # the service stops
-                self._threads.submit(give_back_freed_memory)
+                self._threads.submit(trim_memory)
 
     def _read(self, content_type: str, body: bytes, target: _Target, stop: threading.Event) -> ModelImages:
         files = self._split(content_type, body, stop)

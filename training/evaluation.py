@@ -24,7 +24,7 @@ from training.plots import draw_histogram
 from vampprior.card import Card, Scores, write_card
 from vampprior.checkpoint import load_checkpoint
 from vampprior.importance import RELIABLE_PARETO_K, LogLikelihood, chunk_rows, log_likelihood
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = ["HISTOGRAM_FILE", "Evaluation", "Plan", "ScoreFile"]
 
@@ -112,7 +112,9 @@ class ScoreFile:
         def score(start: int) -> LogLikelihood:
             x = model.likelihood.from_bytes(images[start : start + per_batch])
             generator = torch.Generator(x.device).manual_seed(plan.seed * 1_000_003 + start)
-            return log_likelihood(model, x, plan.num_samples, generator, mixture=mixture, max_bytes=plan.max_bytes)
+            return log_likelihood(
+                model, x, num_samples=plan.num_samples, mixture=mixture, generator=generator, max_bytes=plan.max_bytes
+            )
 
         threads = torch.get_num_threads()
         workers = threads if images.device.type == "cpu" else 1

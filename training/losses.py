@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.data import Dataset
 from vampprior.distributions import Mixture
-from vampprior.models import Bound, LatentModel, Latents
+from vampprior.latent_model import Bound, LatentModel, Latents
 from vampprior.precision import no_autocast
 
 __all__ = ["Phase", "Sleep", "Wake"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from training.recipe import Optimization
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = ["NormalizedAdam", "build_optimizer", "parameter_groups"]
 

@@ -22,7 +22,8 @@ from training.machine import can_compile, resolve_precision
 from training.optim import build_optimizer
 from training.recipe import Recipe, RecipeError, first_difference
 from training.state import RunState, StateFolder
-from vampprior.models import LatentModel, build_model
+from vampprior.latent_model import LatentModel
+from vampprior.models import build_model
 
 __all__ = ["EpochMetrics", "Trainer"]
 

@@ -1,4 +1,6 @@
-"""Cards: what a checkpoint is, where it came from and how good it is. Free of torch, so that a server can read them.
+"""Cards: what a checkpoint is, where it came from and how good it is.
+
+Does not import torch, so that a server can read cards without it.
 
 <store>/<name>/<version>/card.json
 <store>/<name>/<version>/scores.safetensors   scores of each test image, if the checkpoint was evaluated
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from vampprior.config import ModelConfig
+from vampprior.files import atomic_write
 
 __all__ = [
     "CARD_FILE",
@@ -34,7 +37,6 @@ __all__ = [
     "read_card",
     "read_file",
     "write_card",
-    "write_file",
 ]
 
 CARD_FILE, SCORES_FILE = "card.json", "scores.safetensors"
@@ -57,7 +59,7 @@ class Scores(NamedTuple):
     Args:
         log_likelihood: Importance-sampling estimates in nats.
         pareto_k: Shape of the tail of the importance weights.
-        effective_sample_size: Of the importance samples.
+        effective_sample_size: Effective number of importance samples, between 1 and S.
     """
 
     log_likelihood: NDArray[np.float32]
@@ -165,15 +167,17 @@ class Card:
 def write_card(folder: Path, card: Card) -> Card:
     """Write `card.json`, and before it the scores if the card has them; returns the card with the scores' sha256.
 
-    Each file is written whole or not at all.
+    Writes are atomic: after an error each file has its old content or the new one.
     """
     json.dumps(card.to_dict(), allow_nan=False)  # raises before anything is written
     if card.scores is not None:
         arrays = {name: np.ascontiguousarray(column, np.float32) for name, column in card.scores._asdict().items()}
         payload = save(arrays)
-        write_file(folder / SCORES_FILE, payload)
+        with atomic_write(folder / SCORES_FILE) as partial:
+            partial.write_bytes(payload)
         card = replace(card, scores_sha256=hashlib.sha256(payload).hexdigest())
-    write_file(folder / CARD_FILE, (json.dumps(card.to_dict(), indent=2, allow_nan=False) + "\n").encode())
+    with atomic_write(folder / CARD_FILE) as partial:
+        partial.write_text(json.dumps(card.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
     return card
 
 
@@ -207,16 +211,6 @@ def read_file(path: Path, max_bytes: int = -1) -> bytes:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("it is not a regular file")
         return file.read(max_bytes)
-
-
-def write_file(path: Path, payload: bytes) -> None:
-    """Write a file whole or not at all, even if the machine stops meanwhile."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _read_scores(path: Path, sha256: str) -> Scores | None:

@@ -23,19 +23,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vampprior.card import (
-    CARD_FILE,
-    Card,
-    CardError,
-    CheckpointError,
-    read_card,
-    read_file,
-    write_card,
-    write_file,
-)
-from vampprior.models import LatentModel, build_model
+from vampprior.card import CARD_FILE, Card, CardError, CheckpointError, read_card, read_file, write_card
+from vampprior.files import atomic_write
+from vampprior.latent_model import LatentModel
+from vampprior.models import build_model
 
-__all__ = ["Card", "CardError", "CheckpointError", "WeightsError", "load_checkpoint", "save_checkpoint"]
+__all__ = ["WeightsError", "load_checkpoint", "save_checkpoint"]
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -47,7 +40,7 @@ class WeightsError(CheckpointError):
 def save_checkpoint(folder: Path, model: LatentModel, card: Card) -> Card:
     """Write the model's weights as float32 and the card beside them.
 
-    Each file is written whole or not at all, the card last.
+    Writes are atomic: after an error each file has its old content or the new one. The card is written last.
 
     Returns:
         The card with the sha256 of the weights.
@@ -55,11 +48,11 @@ def save_checkpoint(folder: Path, model: LatentModel, card: Card) -> Card:
     Raises:
         WeightsError: If a weight is not finite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
-    _check_tensors(folder / WEIGHTS_FILE, tensors, tensors)
+    _check_finite(folder / WEIGHTS_FILE, tensors)
     payload = save(tensors)
-    write_file(folder / WEIGHTS_FILE, payload)
+    with atomic_write(folder / WEIGHTS_FILE) as partial:
+        partial.write_bytes(payload)
     return write_card(folder, replace(card, weights_sha256=hashlib.sha256(payload).hexdigest()))
 
 
@@ -69,8 +62,8 @@ def load_checkpoint(folder: Path) -> tuple[LatentModel, Card]:
     Verifies the card's schema, the sha256 of the weights, and the name, shape, type and finiteness of every tensor.
 
     Raises:
-        CardError: If the card is of no use.
-        WeightsError: If the weights are.
+        CardError: If the card is missing or invalid.
+        WeightsError: If the weights are missing, damaged or do not fit the card.
 
     Example:
         >>> from pathlib import Path
@@ -95,9 +88,10 @@ def load_checkpoint(folder: Path) -> tuple[LatentModel, Card]:
     try:
         with torch.device("meta"):  # tensors there have shapes and take no memory
             expected = build_model(card.model).state_dict()
-    except Exception as error:  # sizes beyond all bounds make torch raise almost anything
+    except Exception as error:  # torch raises many exception types for huge sizes
         raise CardError(f"{folder / CARD_FILE}: the model cannot be built: {error}") from error
     _check_tensors(path, tensors, expected)
+    _check_finite(path, tensors)
     with _SkipInitialization():
         model = build_model(card.model)
     model.load_state_dict(tensors)
@@ -131,5 +125,9 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[
             raise WeightsError(f"{path}: {name} has shape {tuple(tensor.shape)}, not {tuple(expected[name].shape)}")
         if tensor.dtype != expected[name].dtype:
             raise WeightsError(f"{path}: {name} is {tensor.dtype}, not {expected[name].dtype}")
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: {name} holds a value that is not finite")

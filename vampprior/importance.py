@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from vampprior.distributions import Mixture
-from vampprior.latent_model import LatentModel
+from vampprior.latent_model import LatentModel, draw_random
 
 __all__ = ["MAX_BYTES", "RELIABLE_PARETO_K", "LogLikelihood", "chunk_rows", "log_likelihood", "pareto_k"]
 
 MAX_BYTES = 1 << 23
-"""Default memory of the largest tensor of a chunk, which suits a CPU; give a GPU hundreds of MiB."""
+"""Default memory of the largest tensor in the networks, which suits a CPU; a GPU needs hundreds of MiB."""
 RELIABLE_PARETO_K = 0.7
-"""k-hat from which on the error of an estimate cannot be told from its own samples (Vehtari et al., 2024)."""
+"""Estimates with k-hat of 0.7 or more are unreliable (Vehtari et al., 2024)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class LogLikelihood:
 
     @property
     def reliability(self) -> list[str]:
-        """Per image "good" if k-hat is below 0.7, so that the standard error can be believed, and otherwise "low"."""
+        """One string per image: "good" if k-hat is below 0.7, and otherwise "low"."""
         return ["good" if k < RELIABLE_PARETO_K else "low" for k in self.pareto_k.tolist()]
 
 
@@ -82,11 +82,11 @@ class LogLikelihood:
 def log_likelihood(
     model: LatentModel,
     x: Tensor,
-    num_samples: int = 5000,
-    generator: torch.Generator | None = None,
     *,
+    num_samples: int = 5000,
     noise: Tensor | None = None,
     mixture: Mixture | None = None,
+    generator: torch.Generator | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> LogLikelihood:
     r"""Estimate $\log p(x) = \log \mathbb{E}_{q(z \mid x)} [p(x, z) / q(z \mid x)]$ of each image, in nats.
@@ -95,14 +95,15 @@ def log_likelihood(
         model: The model.
         x: Images $(N, C, H, W)$ on the model's device.
         num_samples: Importance samples S per image.
-        generator: Source of the noise, by default torch's global one. An image's noise is drawn in one go, so it
-            depends on the generator and on the images before it alone.
-        noise: The noise itself, shape $(N, S, noise\_dim)$, in place of a generator.
-        mixture: The prior, where it has been computed.
-        max_bytes: Memory of the largest tensor, which bounds the samples that pass through the networks at once.
+        noise: Standard-normal noise of shape $(N, S, noise\_dim)$, in place of a generator.
+        mixture: Prior from `model.prior_mixture()`; computed if None.
+        generator: Source of the noise, by default torch's global one. Noise is drawn image by image, so it does not
+            depend on the chunks.
+        max_bytes: Memory of the largest tensor in the networks, which limits the samples that pass through them at
+            once. The noise of an image is not counted: it has S times `noise_dim` numbers.
 
     Raises:
-        ValueError: Unless `num_samples` and `max_bytes` are positive.
+        ValueError: If `num_samples` or `max_bytes` is not positive.
 
     References:
         | Importance Weighted Autoencoders (Burda et al., 2016)
@@ -124,11 +125,12 @@ def log_likelihood(
         images = x[start : start + per_batch]
         context = tuple(part.unsqueeze(1) for part in model.condition(images))
         if noise is None:
-            drawn = torch.stack([_noise(model, image, num_samples, generator) for image in images])
+            shape = (num_samples, model.noise_dim)
+            drawn = torch.stack([draw_random(torch.randn, shape, image, generator) for image in images])
         else:
             drawn = noise[start : start + len(images)]
         chunks = [
-            model.log_ratio(images.unsqueeze(1), context, part, mixture) for part in torch.split(drawn, rows, dim=1)
+            model.log_px_and_kl(images.unsqueeze(1), context, part, mixture) for part in torch.split(drawn, rows, dim=1)
         ]
         log_px, kl = (torch.cat(parts, dim=1) for parts in zip(*chunks, strict=True))
         estimates.append(LogLikelihood.from_samples(log_px, kl))
@@ -143,10 +145,10 @@ def chunk_rows(model: LatentModel, max_bytes: int = MAX_BYTES) -> int:
 def pareto_k(log_weights: Tensor) -> Tensor:
     r"""Shape $\hat k$ of the generalized Pareto distribution that fits the largest importance weights.
 
-    The tail are the $M = \min(S / 5, 3 \sqrt S)$ largest of S weights, and the fit is the posterior mean of Zhang &
-    Stephens with the weak prior of Vehtari et al. Where $\hat k < 0.7$ the estimate and its standard error can be
-    believed; above, the sample has not met the weights that matter. It is infinite where fewer than five weights are
-    in the tail, and 0 where they are all equal.
+    The tail consists of the $M = \min(S / 5, 3 \sqrt S)$ largest of S weights, and the fit is the posterior mean of
+    Zhang & Stephens with the weak prior of Vehtari et al. Below $\hat k = 0.7$ the estimate and its standard error are
+    reliable; above it, the estimate is unreliable. $\hat k$ is infinite if the tail has fewer than five weights, and 0
+    if all of them are equal.
 
     Args:
         log_weights: Shape $(N, S)$.
@@ -188,12 +190,6 @@ def _fit_generalized_pareto(excess: Tensor) -> Tensor:
     best = (torch.softmax(log_profile, 1) * theta).sum(1, keepdim=True)
     shape = torch.log1p(-best * excess).mean(1)
     return (count * shape + 10 * 0.5) / (count + 10)  # a prior worth ten samples of shape 1/2
-
-
-def _noise(model: LatentModel, image: Tensor, num_samples: int, generator: torch.Generator | None) -> Tensor:
-    device = image.device if generator is None else generator.device
-    shape = (num_samples, model.noise_dim)
-    return torch.randn(shape, generator=generator, device=device, dtype=image.dtype).to(image.device)
 
 
 def _joined(estimates: list[LogLikelihood], num_samples: int) -> LogLikelihood:

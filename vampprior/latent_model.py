@@ -1,7 +1,7 @@
-"""What every deep latent-variable model of images can do: encode, sample, reconstruct, and bound log p(x).
+"""Base class of latent-variable models of images.
 
-Everything that is given per stochastic layer is given top first, in the order in which latents are drawn: (z2, z1) in
-latents, in `latent_dims` and in `encode`, and the numbers of z2 before those of z1 in the last dimension of noise.
+Stochastic layers come top first, in the order in which latents are drawn: (z2, z1) in latents, in `latent_dims` and in
+`encode`. In the last dimension of noise the numbers of z2 come before those of z1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vampprior.priors import Prior
 if TYPE_CHECKING:
     from vampprior.importance import LogLikelihood
 
-__all__ = ["Bound", "Context", "LatentModel", "Latents", "PosteriorSample"]
+__all__ = ["Bound", "Context", "LatentModel", "Latents", "PosteriorSample", "draw_random"]
 
 Context = tuple[Tensor, ...]
 """What the posterior needs of a batch of images, computed once: tensors whose first dimension is the image."""
@@ -146,7 +146,7 @@ class LatentModel(nn.Module, ABC):
     ) -> Bound:
         r"""Training step: the bound $\log \frac{1}{k} \sum_i p(x, z_i) / q(z_i \mid x)$ from k draws per image.
 
-        One draw gives the ELBO (Eq. 2-3), more a tighter bound (Burda et al., 2016, Eq. 8,
+        One draw gives the ELBO (Eq. 2-3); several draws give a tighter bound (Burda et al., 2016, Eq. 8,
         [paper](https://arxiv.org/abs/1509.00519)). Call the module itself, so that `DistributedDataParallel` and
         `torch.compile` can hook in.
 
@@ -164,40 +164,51 @@ class LatentModel(nn.Module, ABC):
         """
         mixture = self.prior_mixture() if mixture is None else mixture
         context = tuple(part.unsqueeze(1) for part in self.condition(x))
-        log_px, kl = self.log_ratio(x.unsqueeze(1), context, noise, mixture)
+        log_px, kl = self.log_px_and_kl(x.unsqueeze(1), context, noise, mixture)
         value, bound = _log_mean_exp(log_px - kl_weight * kl), _log_mean_exp(log_px - kl)
         return Bound(value, bound, log_px.mean(1), kl.mean(1))
 
     def elbo(
         self,
         x: Tensor,
+        *,
         noise: Tensor | None = None,
         kl_weight: float | Tensor = 1.0,
         mixture: Mixture | None = None,
         generator: torch.Generator | None = None,
     ) -> Bound:
         """Evidence lower bound from one draw per image (Eq. 2-3); images $(N, C, H, W)$, noise $(N, noise_dim)$."""
-        noise = _random(torch.randn, (len(x), self.noise_dim), x, generator) if noise is None else noise
+        noise = draw_random(torch.randn, (len(x), self.noise_dim), x, generator) if noise is None else noise
         return self(x, noise.unsqueeze(1), kl_weight, mixture)
 
     def log_likelihood(
         self,
         x: Tensor,
-        num_samples: int = 5000,
-        generator: torch.Generator | None = None,
         *,
+        num_samples: int = 5000,
         noise: Tensor | None = None,
         mixture: Mixture | None = None,
+        generator: torch.Generator | None = None,
+        max_bytes: int | None = None,
     ) -> LogLikelihood:
         """Importance-sampling estimate of log p(x) per image, see `vampprior.importance.log_likelihood`."""
-        from vampprior.importance import log_likelihood  # it imports this module
+        from vampprior.importance import MAX_BYTES, log_likelihood  # it imports this module
 
-        return log_likelihood(self, x, num_samples, generator, noise=noise, mixture=mixture)
+        return log_likelihood(
+            self,
+            x,
+            num_samples=num_samples,
+            noise=noise,
+            mixture=mixture,
+            generator=generator,
+            max_bytes=MAX_BYTES if max_bytes is None else max_bytes,
+        )
 
-    def log_ratio(self, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
-        r"""$\log p(x \mid z)$ and $\log q(z \mid x) - \log p(z)$ at z drawn with `noise`; all broadcast to $(*)$ of it.
+    def log_px_and_kl(self, x: Tensor, context: Context, noise: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
+        r"""$\log p(x \mid z)$ and $\log q(z \mid x) - \log p(z)$ at z drawn with `noise`, $(*, noise\_dim)$.
 
-        The first minus the second is the logarithm of an importance weight, whose expectation is the ELBO (Eq. 1).
+        Both have shape $(*)$, the noise's leading dimensions. The first minus the second is the logarithm of an
+        importance weight, whose expectation is the ELBO (Eq. 1).
         """
         latents, log_q = self.rsample(context, noise)
         return self.log_px(x, latents), log_q - self.log_p(latents, mixture)
@@ -209,14 +220,14 @@ class LatentModel(nn.Module, ABC):
     @torch.no_grad()
     def sample(
         self,
-        n: int = 1,
+        n: int | None = None,
         component: int | Tensor | None = None,
         temperature: float = 1.0,
-        generator: torch.Generator | None = None,
         *,
         noise: Tensor | None = None,
         pixel_noise: Tensor | None = None,
         mixture: Mixture | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Images from the prior or from one of its components, shape $(N, C, H, W)$.
 
@@ -224,49 +235,54 @@ class LatentModel(nn.Module, ABC):
         wherever `pixel_noise` is given.
 
         Args:
-            n: Number of images; ignored where `noise` is given.
-            component: Number of a component, or numbers of shape $(N)$; by default drawn with the prior's weights.
+            n: Number N of images; by default the length of `noise` or of a tensor `component`, and otherwise 1.
+            component: Index of a component, or indices of shape $(N)$ between 0 and K - 1; by default drawn with the
+                prior's weights.
             temperature: Factor of the latents' standard deviations.
-            generator: Source of the numbers that are not given.
             noise: Shape $(N, noise_dim)$.
             pixel_noise: Shape $(N, D)$.
             mixture: The prior.
+            generator: Source of the numbers that are not given.
 
         Raises:
-            IndexError: If there is no component of that number.
+            IndexError: If the integer `component` is negative or is not less than the number K of components.
+            ValueError: If `n` and the lengths of `component` and `noise` disagree.
         """
-        latents = self.sample_latents(n, component, temperature, generator, noise=noise, mixture=mixture)
+        latents = self.sample_latents(n, component, temperature, noise=noise, mixture=mixture, generator=generator)
         return self._render(latents, generator, pixel_noise)
 
     @torch.no_grad()
     def sample_latents(
         self,
-        n: int = 1,
+        n: int | None = None,
         component: int | Tensor | None = None,
         temperature: float = 1.0,
-        generator: torch.Generator | None = None,
         *,
         noise: Tensor | None = None,
         mixture: Mixture | None = None,
+        generator: torch.Generator | None = None,
     ) -> Latents:
-        """Latents of `sample` with the same arguments, $(N, M)$ per layer."""
+        """Latents of `sample` with the same arguments and errors, $(N, M)$ per layer."""
         mixture = self.prior_mixture() if mixture is None else mixture
+        num_images = _num_images(n, component, noise)
         if noise is None:
-            noise = _random(torch.randn, (n, self.noise_dim), mixture.mean, generator)
+            noise = draw_random(torch.randn, (num_images, self.noise_dim), mixture.mean, generator)
         if component is None:
-            component = mixture.sample_index(_random(torch.rand, (len(noise),), mixture.mean, generator))
+            component = mixture.sample_index(draw_random(torch.rand, (num_images,), mixture.mean, generator))
         elif isinstance(component, int):
-            component = torch.full((len(noise),), component, device=mixture.mean.device)
+            if not 0 <= component < len(mixture.mean):
+                raise IndexError(f"component {component} is not between 0 and {len(mixture.mean) - 1}")
+            component = torch.full((num_images,), component, device=mixture.mean.device)
         return self.ancestral_sample(mixture.component(component), noise, temperature)
 
     @torch.no_grad()
     def reconstruct(
         self,
         x: Tensor,
-        generator: torch.Generator | None = None,
         *,
         noise: Tensor | None = None,
         pixel_noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Images $(N, C, H, W)$ encoded and decoded, at the posterior means or at a draw with `noise`.
 
@@ -316,20 +332,39 @@ class LatentModel(nn.Module, ABC):
         if pixel_noise is None and not self.autoregressive:
             return self.mean_image(latents)
         if pixel_noise is None:
-            pixel_noise = _random(torch.rand, (len(latents[0]), self.config.num_pixels), latents[0], generator)
+            pixel_noise = draw_random(torch.rand, (len(latents[0]), self.config.num_pixels), latents[0], generator)
         return self.draw_image(latents, pixel_noise)
 
     def _to_images(self, pixels: Tensor) -> Tensor:
         return pixels.reshape(*pixels.shape[:-1], *self.config.image_shape)
 
 
+def _num_images(n: int | None, component: int | Tensor | None, noise: Tensor | None) -> int:
+    """Number of images on which the given arguments agree; 1 if all are None or an index. Raises `ValueError`."""
+    # lengths are symbolic while tracing and cannot be compared
+    if noise is not None and torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return noise.shape[0]
+    lengths = [len(given) for given in (component, noise) if isinstance(given, Tensor)]
+    counts = {*lengths, *([] if n is None else [n])}
+    if len(counts) > 1:
+        raise ValueError(f"n and the lengths of component and noise disagree: {sorted(counts)}")
+    return counts.pop() if counts else 1
+
+
 def _log_mean_exp(log_weights: Tensor) -> Tensor:
     return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])
 
 
-def _random(
+def draw_random(
     draw: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """Random numbers on the device and of the type of `like`, drawn where the generator is."""
+    """Random numbers with the device and dtype of `like`, drawn on the generator's device.
+
+    Args:
+        draw: `torch.randn` or `torch.rand`.
+        shape: Shape of the result.
+        like: A tensor.
+        generator: Source of the numbers, by default torch's global one on the device of `like`.
+    """
     options: dict[str, Any] = {"dtype": like.dtype, "device": like.device if generator is None else generator.device}
     return draw(shape, generator=generator, **options).to(like.device)

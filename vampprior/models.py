@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
 from vampprior.distributions import DiagonalNormal, Mixture
-from vampprior.latent_model import Bound, Context, LatentModel, Latents, PosteriorSample
+from vampprior.latent_model import Context, LatentModel, Latents, PosteriorSample
 from vampprior.likelihoods import LIKELIHOODS
 from vampprior.networks.conv import ConvDecoder, ConvEncoder, ConvPosterior
 from vampprior.networks.mlp import DenseConditional, DenseDecoder, DenseEncoder, DensePosterior, SingleDecoder
@@ -20,13 +20,8 @@ __all__ = [
     "HVAE",
     "MODELS",
     "VAE",
-    "Bound",
-    "Context",
     "ConvHVAE",
-    "LatentModel",
-    "Latents",
     "PixelHVAE",
-    "PosteriorSample",
     "build_model",
 ]
 

@@ -89,15 +89,6 @@ class PixelCNNDecoder(nn.Module):
         return planes.reshape(*planes.shape[:-1], *self.image_shape[1:])
 
     @torch.no_grad()
-    def sample_by_full_passes(self, z2: Tensor, z1: Tensor, uniform: Tensor, likelihood: Likelihood) -> Tensor:
-        """Draw images with a whole forward pass per pixel: the definition that `sample` is tested against."""
-        x = torch.zeros_like(uniform)
-        for pixel in range(uniform.shape[1]):
-            params = self(z2, z1, x.reshape(-1, *self.image_shape))
-            x[:, pixel] = likelihood.sample(params, uniform)[:, pixel]
-        return x
-
-    @torch.no_grad()
     def sample(self, z2: Tensor, z1: Tensor, uniform: Tensor, likelihood: Likelihood) -> Tensor:
         """Draw images from latents $(N, M)$ and uniform numbers $(N, D)$ to $(N, D)$.
 

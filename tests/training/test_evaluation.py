@@ -38,7 +38,7 @@ def test_scores_are_the_log_likelihoods_of_the_chosen_images(open_evaluation: Op
     index = 5
     x = torch.from_numpy(digits.test)[evaluation.indices[index : index + 1]].float()
     generator = torch.Generator().manual_seed(index)
-    expected = log_likelihood(evaluation.model, x, 20, generator, max_bytes=PLAN.max_bytes)
+    expected = log_likelihood(evaluation.model, x, num_samples=20, generator=generator, max_bytes=PLAN.max_bytes)
     assert evaluation.scores.columns["value"][index] == expected.value[0]
     assert evaluation.scores.columns["standard_error"][index] == expected.standard_error[0]
 

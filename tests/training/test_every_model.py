@@ -48,6 +48,8 @@ def test_training_raises_the_bound_and_the_checkpoint_keeps_it(
 
     x = trained.likelihood.from_bytes(trainer.valid_images)
     noise = torch.randn(len(x), trained.noise_dim, generator=torch.Generator().manual_seed(0))
-    before, after, kept = (m.elbo(x, noise).value.mean().item() for m in (untrained, trained, trainer.best_model()))
+    before, after, kept = (
+        m.elbo(x, noise=noise).value.mean().item() for m in (untrained, trained, trainer.best_model())
+    )
     assert after > before + 1.0
     assert after == kept

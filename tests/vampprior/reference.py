@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vampprior.checkpoint import load_checkpoint
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 FILE = Path(__file__).with_name("checkpoints.json")
 STORE = Path(__file__).parents[2] / "model_store"
@@ -46,9 +46,9 @@ def numbers_of(folder: Path, dtype: torch.dtype) -> dict[str, list[float]]:
     x = model.likelihood.from_bytes(gray).to(dtype)
     mixture = model.prior_mixture()
     noise = normal(NUM_IMAGES, NUM_SAMPLES, model.noise_dim)
-    log_weights = torch.stack([model.elbo(x, noise[:, s]).value for s in range(NUM_SAMPLES)], 1)
-    score = model.log_likelihood(x, NUM_SAMPLES, noise=noise)
-    elbo = model.elbo(x, noise[:, 0])
+    log_weights = torch.stack([model.elbo(x, noise=noise[:, s]).value for s in range(NUM_SAMPLES)], 1)
+    score = model.log_likelihood(x, num_samples=NUM_SAMPLES, noise=noise)
+    elbo = model.elbo(x, noise=noise[:, 0])
     components = torch.arange(2) % len(mixture.mean)
     noise = normal(2, model.noise_dim)
     uniform = torch.from_numpy(rng.random((2, model.config.num_pixels))).to(dtype)

@@ -32,7 +32,7 @@ def noise_for(model: LatentModel, draws: int) -> Tensor:
 def test_one_draw_gives_the_elbo() -> None:
     model, x = model_of(), images()
     noise = noise_for(model, 1)
-    bound, elbo = model(x, noise, 0.25), model.elbo(x, noise[:, 0], 0.25)
+    bound, elbo = model(x, noise, 0.25), model.elbo(x, noise=noise[:, 0], kl_weight=0.25)
     assert torch.equal(bound.value, elbo.value)
     assert torch.equal(bound.bound, elbo.reconstruction - elbo.kl)
     assert torch.equal(bound.reconstruction, elbo.reconstruction)
@@ -44,7 +44,7 @@ def test_one_draw_gives_the_elbo() -> None:
 def test_several_draws_average_their_importance_weights(kind: str, likelihood: str) -> None:
     model, x = model_of(kind, likelihood), images(likelihood)
     noise = noise_for(model, 5)
-    each = [model.elbo(x, noise[:, draw]) for draw in range(5)]
+    each = [model.elbo(x, noise=noise[:, draw]) for draw in range(5)]
     log_weights = torch.stack([elbo.bound for elbo in each], 1)
     bound = model(x, noise)
     torch.testing.assert_close(bound.value, log_weights.exp().mean(1).log())
@@ -56,7 +56,7 @@ def test_the_kl_weight_is_in_what_is_maximized_and_not_in_the_bound() -> None:
     model, x = model_of(), images()
     noise = noise_for(model, 3)
     half, full = model(x, noise, 0.5), model(x, noise)
-    each = [model.elbo(x, noise[:, draw], 0.5).value for draw in range(3)]
+    each = [model.elbo(x, noise=noise[:, draw], kl_weight=0.5).value for draw in range(3)]
     torch.testing.assert_close(half.value, torch.stack(each).exp().mean(0).log())
     assert torch.equal(half.bound, full.bound)
 
@@ -76,12 +76,12 @@ def test_more_draws_make_the_bound_tighter() -> None:
 def test_the_gradient_weighs_draws_by_their_importance() -> None:
     model, x = model_of(), images()
     noise = noise_for(model, 3)
-    shares = torch.softmax(torch.stack([model.elbo(x, noise[:, d]).value for d in range(3)], 1), 1).detach()
+    shares = torch.softmax(torch.stack([model.elbo(x, noise=noise[:, d]).value for d in range(3)], 1), 1).detach()
     model(x, noise).value.sum().backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == {name for name, _ in model.named_parameters()}
     model.zero_grad()
-    sum((shares[:, d] * model.elbo(x, noise[:, d]).value).sum() for d in range(3)).backward()  # type: ignore[union-attr]
+    sum((shares[:, d] * model.elbo(x, noise=noise[:, d]).value).sum() for d in range(3)).backward()  # type: ignore[union-attr]
     for name, p in model.named_parameters():
         torch.testing.assert_close(found[name], p.grad)
 

@@ -144,7 +144,7 @@ def test_low_reliability_is_said_where_the_stated_error_is_too_small() -> None:
 def direct(model: LatentModel, images: Tensor, noise: Tensor) -> LogLikelihood:
     """All samples of all images at once."""
     context = tuple(part.unsqueeze(1) for part in model.condition(images))
-    return LogLikelihood.from_samples(*model.log_ratio(images.unsqueeze(1), context, noise, model.prior_mixture()))
+    return LogLikelihood.from_samples(*model.log_px_and_kl(images.unsqueeze(1), context, noise, model.prior_mixture()))
 
 
 def assert_same(left: LogLikelihood, right: LogLikelihood) -> None:
@@ -162,7 +162,9 @@ def test_the_chunks_do_not_change_the_estimate(
 ) -> None:
     noise = draw_noise(len(images), 11, model.noise_dim)
     max_bytes = rows * model.bytes_per_row
-    assert_same(log_likelihood(model, images, 11, noise=noise, max_bytes=max_bytes), direct(model, images, noise))
+    assert_same(
+        log_likelihood(model, images, num_samples=11, noise=noise, max_bytes=max_bytes), direct(model, images, noise)
+    )
 
 
 def test_no_more_rows_than_fit_into_memory_pass_at_once(tiny_model: Callable[..., LatentModel]) -> None:
@@ -171,7 +173,7 @@ def test_no_more_rows_than_fit_into_memory_pass_at_once(tiny_model: Callable[...
     images = torch.rand(13, 1, 4, 4).double().round()
     for num_samples, most, total in ((3, 4, 39), (2, 4, 26), (9, 4, 117)):
         rows.clear()
-        score = log_likelihood(model, images, num_samples, max_bytes=4 * model.bytes_per_row)
+        score = log_likelihood(model, images, num_samples=num_samples, max_bytes=4 * model.bytes_per_row)
         assert score.value.shape == (13,)
         assert max(rows) <= most
         assert sum(rows) == total
@@ -191,8 +193,8 @@ def test_the_bytes_of_a_row_are_those_of_the_largest_layer_output(model: LatentM
 
 def test_the_weights_are_those_of_the_bound(model: LatentModel, images: Tensor, draw_noise: Noise) -> None:
     noise = draw_noise(len(images), 5, model.noise_dim)
-    score = log_likelihood(model, images, 5, noise=noise)
-    bounds = [model.elbo(images, noise[:, s]) for s in range(5)]
+    score = log_likelihood(model, images, num_samples=5, noise=noise)
+    bounds = [model.elbo(images, noise=noise[:, s]) for s in range(5)]
     torch.testing.assert_close(score.elbo, torch.stack([bound.value for bound in bounds]).mean(0).detach())
     torch.testing.assert_close(score.kl, torch.stack([bound.kl for bound in bounds]).mean(0).detach())
     assert torch.equal(score.elbo, score.reconstruction - score.kl)
@@ -201,9 +203,9 @@ def test_the_weights_are_those_of_the_bound(model: LatentModel, images: Tensor, 
 
 def test_an_image_scores_the_same_alone_and_in_company(model: LatentModel, images: Tensor, draw_noise: Noise) -> None:
     noise = draw_noise(len(images), 9, model.noise_dim)
-    together = log_likelihood(model, images, 9, noise=noise)
+    together = log_likelihood(model, images, num_samples=9, noise=noise)
     for i in range(len(images)):
-        alone = log_likelihood(model, images[i : i + 1], 9, noise=noise[i : i + 1])
+        alone = log_likelihood(model, images[i : i + 1], num_samples=9, noise=noise[i : i + 1])
         torch.testing.assert_close(alone.value[0], together.value[i], rtol=1e-12, atol=1e-12)
 
 
@@ -211,9 +213,11 @@ def test_the_seed_of_a_generator_gives_the_numbers_whatever_the_chunks(model: La
     def estimate(seed: int, rows: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return (
-            model.log_likelihood(images, 20, generator).value
+            model.log_likelihood(images, num_samples=20, generator=generator).value
             if rows == 0
-            else log_likelihood(model, images, 20, generator, max_bytes=rows * model.bytes_per_row).value
+            else log_likelihood(
+                model, images, num_samples=20, generator=generator, max_bytes=rows * model.bytes_per_row
+            ).value
         )
 
     torch.testing.assert_close(estimate(7, 0), estimate(7, 3))

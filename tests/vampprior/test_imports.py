@@ -33,6 +33,7 @@ import vampprior
 from vampprior import Card, CheckpointError, ModelConfig
 from vampprior.card import read_card, write_card
 from vampprior.config import ModelConfig
+from vampprior.files import atomic_write
 card = read_card(Path("model_store/digits-vae-vampprior/1"))
 print(card.name, card.percentile(0.0), "torch" in sys.modules)
 """

@@ -47,24 +47,24 @@ def test_building_a_model_leaves_the_default_dtype_alone(model: LatentModel) -> 
 def test_the_bound_is_reconstruction_less_weighted_kl(model: LatentModel, images: Tensor, draw_noise: Noise) -> None:
     noise = draw_noise(len(images), model.noise_dim)
     for kl_weight in (0.0, 0.3, torch.tensor(1.0)):
-        elbo = model.elbo(images, noise, kl_weight)
+        elbo = model.elbo(images, noise=noise, kl_weight=kl_weight)
         assert elbo.value.shape == elbo.reconstruction.shape == elbo.kl.shape == (len(images),)
         torch.testing.assert_close(elbo.value, elbo.reconstruction - kl_weight * elbo.kl)
         torch.testing.assert_close(elbo.bound, elbo.reconstruction - elbo.kl)
-    reconstruction, kl = model.log_ratio(images, model.condition(images), noise, model.prior_mixture())
+    reconstruction, kl = model.log_px_and_kl(images, model.condition(images), noise, model.prior_mixture())
     torch.testing.assert_close(elbo.reconstruction, reconstruction)
     torch.testing.assert_close(elbo.kl, kl)
 
 
 def test_a_prepared_mixture_changes_nothing(model: LatentModel, images: Tensor, draw_noise: Noise) -> None:
     noise = draw_noise(len(images), model.noise_dim)
-    prepared = model.elbo(images, noise, mixture=model.prior_mixture())
-    assert torch.equal(prepared.value, model.elbo(images, noise).value)
+    prepared = model.elbo(images, noise=noise, mixture=model.prior_mixture())
+    assert torch.equal(prepared.value, model.elbo(images, noise=noise).value)
 
 
 def test_every_parameter_gets_a_gradient_from_the_bound(model: LatentModel, images: Tensor, draw_noise: Noise) -> None:
     model.train()
-    model.elbo(images, draw_noise(len(images), model.noise_dim)).value.mean().backward()
+    model.elbo(images, noise=draw_noise(len(images), model.noise_dim)).value.mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -80,14 +80,14 @@ def test_the_gradient_of_the_bound_is_its_derivative(model: LatentModel, images:
     noise, step = draw_noise(len(images), model.noise_dim), 1e-6
     parameters = list(model.parameters())
     directions = [torch.randn_like(parameter) / math.sqrt(parameter.numel()) for parameter in parameters]
-    gradients = torch.autograd.grad(model.elbo(images, noise).value.mean(), parameters)
+    gradients = torch.autograd.grad(model.elbo(images, noise=noise).value.mean(), parameters)
     slope = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
 
     def bound_at(distance: float) -> float:
         with torch.no_grad():
             for parameter, direction in zip(parameters, directions, strict=True):
                 parameter.add_(direction, alpha=distance)
-            return model.elbo(images, noise).value.mean().item()
+            return model.elbo(images, noise=noise).value.mean().item()
 
     ahead, behind = bound_at(step), bound_at(-2.0 * step)
     assert slope == pytest.approx((ahead - behind) / (2.0 * step), rel=1e-6, abs=1e-6)
@@ -97,10 +97,10 @@ def test_images_of_a_batch_do_not_touch_each_other(model: LatentModel, images: T
     """Equal up to the order of a float64 sum, which a batch of another size may change."""
     noise = draw_noise(len(images), model.noise_dim)
     latents = model.ancestral_sample(top_component(model, torch.zeros(3, dtype=torch.long)), noise)
-    elbo, scores = model.elbo(images, noise), model.log_px(images, latents)
+    elbo, scores = model.elbo(images, noise=noise), model.log_px(images, latents)
     for i in range(len(images)):
         row = slice(i, i + 1)
-        alone = model.elbo(images[row], noise[row])
+        alone = model.elbo(images[row], noise=noise[row])
         for part, part_alone in zip(elbo, alone, strict=True):
             torch.testing.assert_close(part[row], part_alone, rtol=1e-12, atol=1e-12)
         score = model.log_px(images[row], tuple(z[row] for z in latents))
@@ -124,7 +124,7 @@ def test_densities_of_given_latents_are_those_of_the_draw(
     noise, mixture = draw_noise(len(images), model.noise_dim), model.prior_mixture()
     drawn = model.rsample(model.condition(images), noise)
     torch.testing.assert_close(model.log_q(images, drawn.latents), drawn.log_q)
-    _, kl = model.log_ratio(images, model.condition(images), noise, mixture)
+    _, kl = model.log_px_and_kl(images, model.condition(images), noise, mixture)
     torch.testing.assert_close(drawn.log_q - model.log_p(drawn.latents, mixture), kl)
 
 
@@ -140,9 +140,9 @@ def test_many_draws_share_one_image(model: LatentModel, images: Tensor, draw_noi
     noise, mixture = draw_noise(len(images), 4, model.noise_dim), model.prior_mixture()
     context = model.condition(images)
     shared = tuple(part.unsqueeze(1) for part in context)
-    together = model.log_ratio(images.unsqueeze(1), shared, noise, mixture)
+    together = model.log_px_and_kl(images.unsqueeze(1), shared, noise, mixture)
     for s in range(4):
-        single = model.log_ratio(images, context, noise[:, s], mixture)
+        single = model.log_px_and_kl(images, context, noise[:, s], mixture)
         for part, part_single in zip(together, single, strict=True):
             torch.testing.assert_close(part[:, s], part_single)
 
@@ -280,5 +280,5 @@ def test_latents_and_their_densities_stay_in_float32_under_bfloat16_autocast(
     noise = torch.randn(6, model.noise_dim)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         drawn = model.rsample(model.condition(x), noise)
-        elbo = model.elbo(x, noise)
+        elbo = model.elbo(x, noise=noise)
     assert {tensor.dtype for tensor in (*drawn.latents, drawn.log_q, *elbo)} == {torch.float32}

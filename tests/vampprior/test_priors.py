@@ -57,6 +57,23 @@ def test_every_pseudo_input_is_an_image_and_has_a_component(prior: Prior, encode
         assert ((images >= 0.0) & (images <= 1.0)).all()
 
 
+def test_pseudo_input_parameters_are_those_that_change_the_pseudo_inputs(prior: Prior) -> None:
+    chosen = {id(parameter) for parameter in prior.pseudo_input_parameters()}
+    images = prior.pseudo_inputs
+    if images is not None and images.requires_grad:
+        images.sum().backward()
+    assert {id(parameter) for parameter in prior.parameters() if parameter.grad is not None} == chosen
+    assert bool(chosen) is prior.learns_pseudo_inputs
+
+
+def test_a_prior_that_learns_pseudo_inputs_must_give_their_parameters(tiny_config: Callable[..., ModelConfig]) -> None:
+    class Forgetful(DataVampPrior):
+        learns_pseudo_inputs = True
+
+    with pytest.raises(NotImplementedError, match="Forgetful learns pseudo-inputs"):
+        Forgetful(tiny_config(), LATENT_DIM).pseudo_input_parameters()
+
+
 def test_the_standard_prior_is_the_unit_normal(
     tiny_config: Callable[..., ModelConfig], encoder: DenseEncoder, draw_noise: Noise
 ) -> None:

@@ -36,8 +36,32 @@ def test_a_component_is_a_number_or_numbers(model: LatentModel) -> None:
     last = len(model.prior_mixture().mean) - 1
     one = model.sample(component=last, noise=noise[0], pixel_noise=pixels)
     assert torch.equal(one, model.sample(component=torch.full((3,), last), noise=noise[0], pixel_noise=pixels))
-    with pytest.raises(IndexError):
-        model.sample(component=last + 1)
+    for outside in (-1, last + 1):
+        with pytest.raises(IndexError, match=f"component {outside} is not between 0 and {last}"):
+            model.sample(component=outside)
+
+
+def test_components_get_noise_of_their_own(model: LatentModel) -> None:
+    """One image per component, each from a row of noise of its own."""
+    components = torch.zeros(4, dtype=torch.long)
+    latents = model.sample_latents(component=components, generator=torch.Generator().manual_seed(3))
+    noise = torch.randn(4, model.noise_dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for z, expected in zip(latents, model.sample_latents(component=0, noise=noise), strict=True):
+        assert torch.equal(z, expected)
+        assert len(torch.unique(z, dim=0)) == 4
+    assert model.sample(component=components).shape[0] == 4
+    assert model.sample().shape[0] == 1
+
+
+@pytest.mark.parametrize("n", [None, 3])
+def test_arguments_that_disagree_on_the_number_of_images_are_refused(model: LatentModel, n: int | None) -> None:
+    components, noise = torch.zeros(3, dtype=torch.long), torch.zeros(2, model.noise_dim).double()
+    with pytest.raises(ValueError, match=r"disagree: \[2, 3\]"):
+        model.sample(n, component=components, noise=noise)
+    with pytest.raises(ValueError, match="disagree"):
+        model.sample(1, component=components)
+    with pytest.raises(ValueError, match="disagree"):
+        model.sample(1, noise=noise)
 
 
 def test_temperature_scales_the_noise_of_the_latents(model: LatentModel) -> None:
@@ -72,7 +96,7 @@ def test_a_reconstruction_is_decoded_at_the_means(model: LatentModel, images: Te
 def test_a_bound_of_several_draws_is_the_log_mean_weight(model: LatentModel, images: Tensor) -> None:
     noise = torch.randn(3, 4, model.noise_dim).double()
     bound = model(images, noise, kl_weight=0.5)
-    each = [model.elbo(images, noise[:, draw], kl_weight=0.5) for draw in range(4)]
+    each = [model.elbo(images, noise=noise[:, draw], kl_weight=0.5) for draw in range(4)]
     torch.testing.assert_close(bound.value, torch.stack([one.value for one in each]).exp().mean(0).log())
     torch.testing.assert_close(bound.bound, torch.stack([one.bound for one in each]).exp().mean(0).log())
     torch.testing.assert_close(bound.kl, torch.stack([one.kl for one in each]).mean(0))

@@ -17,7 +17,8 @@ from training.report.results import Cards, dataset_name, reference
 from training.terminal import DataDir, Store
 from vampprior.card import Card, CheckpointError, read_card
 from vampprior.checkpoint import load_checkpoint
-from vampprior.models import MODELS, LatentModel
+from vampprior.latent_model import LatentModel
+from vampprior.models import MODELS
 
 __all__ = ["app"]
 

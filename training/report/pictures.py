@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.plots import VALID
 from vampprior.card import CheckpointError
-from vampprior.models import LatentModel
+from vampprior.latent_model import LatentModel
 
 __all__ = ["Panel", "draw_panels", "draw_prototypes", "pseudo_inputs_of", "reconstruct", "sample"]
 
@@ -38,7 +38,7 @@ def sample(model: LatentModel, n: int, seed: int, component: int | None = None) 
 
 def reconstruct(model: LatentModel, x: Tensor, seed: int) -> Tensor:
     """Images (N, C, H, W) decoded from the posterior means of images `x`; pixels are drawn if autoregressive."""
-    return model.reconstruct(x, torch.Generator().manual_seed(seed))
+    return model.reconstruct(x, generator=torch.Generator().manual_seed(seed))
 
 
 def pseudo_inputs_of(model: LatentModel) -> Tensor:

@@ -1,1 +1,1 @@
-"""Encoders, posteriors and decoders: multilayer perceptrons in `mlp`, gated convolutions in `conv`."""
+"""Posteriors and decoders: multilayer perceptrons in `mlp`, gated convolutions in `conv`."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
-from vampprior.distributions import DiagonalNormal
-from vampprior.layers import GatedConv, GatedDense, GatedPair, NormalHead
+from vampprior.layers import GatedConv, GatedDense, GatedPair
 from vampprior.likelihoods import LIKELIHOODS
+from vampprior.networks.posteriors import BottomPosterior, ImageEncoder
 
 __all__ = ["ConvDecoder", "ConvEncoder", "ConvPosterior", "over_images"]
 
@@ -54,41 +54,20 @@ class ConvFeatures(nn.Module):
         return over_images(self.convolutions, x)
 
 
-class ConvEncoder(nn.Module):
-    r"""Posterior $q(z \mid x)$ given the image alone.
-
-    `forward` takes images $(*, C, H, W)$ to normals over $(*, M)$ with M = `latent_dim`.
-    """
+class ConvEncoder(ImageEncoder):
+    r"""Posterior $q(z \mid x)$ with gated convolutions."""
 
     def __init__(self, config: ModelConfig, latent_dim: int) -> None:
-        super().__init__()
-        self.hidden = ConvFeatures(config, TOP_LAYERS)
-        self.head = NormalHead(self.hidden.features, latent_dim)
-
-    def forward(self, x: Tensor) -> DiagonalNormal:
-        return self.head(self.hidden(x))
+        hidden = ConvFeatures(config, TOP_LAYERS)
+        super().__init__(hidden, hidden.features, latent_dim)
 
 
-class ConvPosterior(nn.Module):
-    r"""Posterior $q(z_1 \mid x, z_2)$ (Eq. 14), with a part that is computed once per image.
-
-    `image_half` takes images $(*, C, H, W)$ to $(*, 2 H)$ with H = `hidden_dim`; `forward` takes $(*, 2 H)$ and $z_2$,
-    $(*, M_2)$, to normals over $(*, M_1)$.
-    """
+class ConvPosterior(BottomPosterior):
+    r"""Posterior $q(z_1 \mid x, z_2)$ with gated convolutions."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.image = ConvFeatures(config, BOTTOM_LAYERS)
-        features = self.image.features
-        self.latent = GatedDense(config.z2_dim, features)
-        self.joint = GatedPair(features, features, config.hidden_dim)
-        self.head = NormalHead(config.hidden_dim, config.z1_dim)
-
-    def image_half(self, x: Tensor) -> Tensor:
-        return self.joint.first(self.image(x))
-
-    def forward(self, image_half: Tensor, z2: Tensor) -> DiagonalNormal:
-        return self.head(self.joint(image_half, self.latent(z2)))
+        image = ConvFeatures(config, BOTTOM_LAYERS)
+        super().__init__(image, image.features, config)
 
 
 class ConvDecoder(nn.Module):

@@ -8,45 +8,24 @@ from vampprior.config import ModelConfig
 from vampprior.distributions import DiagonalNormal
 from vampprior.layers import Dense, GatedDense, GatedPair, NormalHead
 from vampprior.likelihoods import LIKELIHOODS
+from vampprior.networks.posteriors import BottomPosterior, ImageEncoder
 
 __all__ = ["DenseConditional", "DenseDecoder", "DenseEncoder", "DensePosterior", "SingleDecoder"]
 
 
-class DenseEncoder(nn.Module):
-    r"""Posterior $q(z \mid x)$ given the image alone.
-
-    `forward` takes images $(*, C, H, W)$ to normals over $(*, M)$ with M = `latent_dim`.
-    """
+class DenseEncoder(ImageEncoder):
+    r"""Posterior $q(z \mid x)$ with dense layers."""
 
     def __init__(self, config: ModelConfig, latent_dim: int) -> None:
-        super().__init__()
-        self.hidden = _hidden_layers(config.num_pixels, config.hidden_dim)
-        self.head = NormalHead(config.hidden_dim, latent_dim)
-
-    def forward(self, x: Tensor) -> DiagonalNormal:
-        return self.head(self.hidden(x.flatten(-3)))
+        hidden = _ImageLayers(*_hidden_layers(config.num_pixels, config.hidden_dim))
+        super().__init__(hidden, config.hidden_dim, latent_dim)
 
 
-class DensePosterior(nn.Module):
-    r"""Posterior $q(z_1 \mid x, z_2)$ (Eq. 14), with a part that is computed once per image.
-
-    `image_half` takes images $(*, C, H, W)$ to $(*, 2 H)$ with H = `hidden_dim`; `forward` takes $(*, 2 H)$ and $z_2$,
-    $(*, M_2)$, to normals over $(*, M_1)$.
-    """
+class DensePosterior(BottomPosterior):
+    r"""Posterior $q(z_1 \mid x, z_2)$ with dense layers."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        hidden = config.hidden_dim
-        self.image = GatedDense(config.num_pixels, hidden)
-        self.latent = GatedDense(config.z2_dim, hidden)
-        self.joint = GatedPair(hidden, hidden, hidden)
-        self.head = NormalHead(hidden, config.z1_dim)
-
-    def image_half(self, x: Tensor) -> Tensor:
-        return self.joint.first(self.image(x.flatten(-3)))
-
-    def forward(self, image_half: Tensor, z2: Tensor) -> DiagonalNormal:
-        return self.head(self.joint(image_half, self.latent(z2)))
+        super().__init__(_ImageLayer(config.num_pixels, config.hidden_dim), config.hidden_dim, config)
 
 
 class DenseConditional(nn.Module):
@@ -99,3 +78,20 @@ class DenseDecoder(nn.Module):
 
 def _hidden_layers(in_features: int, hidden_dim: int) -> nn.Sequential:
     return nn.Sequential(GatedDense(in_features, hidden_dim), GatedDense(hidden_dim, hidden_dim))
+
+
+class _ImageLayer(GatedDense):
+    """Gated dense layer of flattened images, $(*, C, H, W)$ to $(*, out)$."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(-3))
+
+
+class _ImageLayers(nn.Sequential):
+    """Layers applied to flattened images, $(*, C, H, W)$ to $(*, out)$."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x.flatten(-3)
+        for layer in self:
+            hidden = layer(hidden)
+        return hidden

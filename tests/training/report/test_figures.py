@@ -18,7 +18,8 @@ from training.report.results import Cards
 from vampprior.card import Card, CheckpointError, Scores
 from vampprior.checkpoint import save_checkpoint
 from vampprior.config import ModelConfig
-from vampprior.models import LatentModel, build_model
+from vampprior.latent_model import LatentModel
+from vampprior.models import build_model
 
 Command = Callable[..., Any]
 PutCard = Callable[..., Card]
