@@ -19,10 +19,10 @@ from torch import Tensor
 
 from hardware import device_name
 from training.checkpoints import dataset_of
-from training.files import atomic_write
 from training.plots import draw_histogram
 from vampprior.card import Card, Scores, write_card
 from vampprior.checkpoint import load_checkpoint
+from vampprior.files import atomic_write
 from vampprior.importance import RELIABLE_PARETO_K, LogLikelihood, chunk_rows, log_likelihood
 from vampprior.latent_model import LatentModel
 

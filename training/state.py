@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.files import atomic_write
 from training.recipe import RecipeError
+from vampprior.files import atomic_write
 
 __all__ = ["METRICS_FILE", "STATE_FILE", "RunState", "StateFolder"]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from training.data.dataset import SPLITS, Dataset, DatasetError, Pixels, read_arrays
-from training.files import atomic_write
+from vampprior.files import atomic_write
 
 __all__ = ["Archive", "RemoteFile", "StoredArray"]
 
