@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import random
 import statistics
-import time
+import sys
+from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from benchmarks.contestants import SERVICE
-from benchmarks.machine import DIGIT, Options
+from benchmarks.machine import DIGIT, ROOT, Options
 from benchmarks.measure import AtLeast, AtMost, Claim, Series
 from benchmarks.results import Result
 from benchmarks.servers import Running, running
@@ -24,11 +26,10 @@ from benchmarks.soak.client import Answer, connect, post
 
 __all__ = ["Report", "soak", "storm"]
 
-REQUESTS = 1_500
-CLIENTS, ATTACKERS = 16, 24
-WARM_UP_REQUESTS = 300
+REQUESTS = 50_000
+CLIENTS, ATTACKERS = 16, 8
+WARM_UP_REQUESTS = 3_000
 MEMORY_LIMIT = 1 << 30
-PROBE_SECONDS = 0.05
 PATIENCE = 120.0
 SETTINGS = {"VAMP_HEADER_SECONDS": "5", "VAMP_SEND_SECONDS": "1", "VAMP_MAX_CONNECTIONS": "200"}
 
@@ -98,13 +99,20 @@ async def storm(service: Running, *, requests: int, attacks: Sequence[Attack], a
     report, port = Report(), int(service.url.rpartition(":")[2])
     left = iter(range(requests))
     background = [
-        asyncio.create_task(_probe(port, report)),
         asyncio.create_task(_watch_memory(service, report)),
         *(asyncio.create_task(_attack(port, attacks, report, seed)) for seed in range(attackers)),
     ]
+    probe = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.soak.probe", str(port), cwd=ROOT, stdin=PIPE, stdout=PIPE
+    )
     try:
         await asyncio.gather(*(_ask(port, left, report, seed) for seed in range(CLIENTS)))
     finally:
+        printed, _ = await probe.communicate()
+        probed = json.loads(printed)
+        report.probe_seconds = probed["seconds"]
+        for failure in probed["failures"]:
+            report.fail(failure)
         for task in background:
             task.cancel()
         for outcome in await asyncio.gather(*background, return_exceptions=True):
@@ -172,20 +180,6 @@ async def _attack(port: int, attacks: Sequence[Attack], report: Report, seed: in
         report.attacks[attack.name, status] += 1
         if status not in attack.expected:
             report.fail(f"{attack.name}: {status}")
-
-
-async def _probe(port: int, report: Report) -> None:
-    while True:
-        begin = time.perf_counter()
-        try:
-            async with asyncio.timeout(PATIENCE), connect(port) as connection:
-                answer = await connection.ask(post("/health/live", method="GET"))
-            report.probe_seconds.append(time.perf_counter() - begin)
-            if answer.status != 200:
-                report.fail(f"health check: {answer.status}")
-        except (OSError, EOFError, TimeoutError) as error:
-            report.fail(f"health check: {error!r}")
-        await asyncio.sleep(PROBE_SECONDS)
 
 
 async def _watch_memory(service: Running, report: Report) -> None:
