@@ -108,7 +108,7 @@ async def storm(service: Running, *, requests: int, attacks: Sequence[Attack], a
     try:
         await asyncio.gather(*(_ask(port, left, report, seed) for seed in range(CLIENTS)))
     finally:
-        printed, _ = await probe.communicate()
+        printed, _ = await probe.communicate(b"")  # which closes its standard input
         probed = json.loads(printed)
         report.probe_seconds = probed["seconds"]
         for failure in probed["failures"]:
