@@ -1,7 +1,7 @@
 """HTTP/1.1 connections with bounds: bytes and seconds of a head, idle time, unread answers, number of connections.
 
-uvicorn waits for ever for the rest of a head, keeps heads of any size, and drops health checks together with all else
-when its own limit on concurrency is reached.
+uvicorn waits without limit for the rest of a head and keeps heads of any size. When its own limit on concurrency is
+reached, it refuses health checks too.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ class Settings(BaseSettings):
     @field_validator("held_body_bytes", "decoding_pixels")
     @classmethod
     def _check_room_for_one(cls, value: int, info: ValidationInfo) -> int:
-        # without room for the largest, it would be answered 503 for ever
+        # otherwise the largest allowed one would always be answered 503
         one = {"held_body_bytes": "max_body_bytes", "decoding_pixels": "max_image_pixels"}[str(info.field_name)]
         if value < info.data.get(one, 0):
             raise ValueError(f"is {value}, which must be at least {PREFIX}{one.upper()}, {info.data[one]}")
