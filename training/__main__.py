@@ -77,7 +77,9 @@ def train(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue the run; a larger training.max_epochs or training.patience extends it."
+            "--resume",
+            help="Continue the run and replace its checkpoint. A larger training.max_epochs or training.patience "
+            "extends a finished run: train digits-hvae-mog training.max_epochs=2000 --resume.",
         ),
     ] = False,
     overwrite: Overwrite = False,
@@ -95,7 +97,9 @@ def train(
     """Train a recipe and write its checkpoint. Ctrl-C stops it; with --resume it continues to the same result."""
     changes = [*(overrides or ()), *([] if seed is None else [f"training.seed={seed}"])]
     run = Run(find_recipe(recipe, changes), version, runs_dir, store, overrides or ())
-    if not overwrite:
+    if resume and not overwrite:
+        run.check_own_checkpoint()
+    elif not overwrite:
         run.check_new_checkpoint()
     if not resume:
         run.check_new_run()
@@ -106,6 +110,8 @@ def train(
             # fails without the package, so it comes before the folder of the run is created
             callbacks = [stack.enter_context(tensorboard(run.folder / "tensorboard"))] if log_to_tensorboard else []
             trainer = run.resume(dataset, machine) if resume else run.start(dataset, machine)
+            if not overwrite:
+                run.check_extended(trainer)
             if run.recipe.training.compile and not trainer.compiled:
                 print("torch.compile does not work here, perhaps because there is no C++ compiler; training is slower")
             print(f"{run.folder}: {_sizes(dataset)} on {device_name(machine)}, {trainer.epoch} epochs done", flush=True)

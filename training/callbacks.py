@@ -37,7 +37,7 @@ def tensorboard(folder: Path) -> Iterator[Callback]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise RecipeError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
+        raise RecipeError("--tensorboard needs the tensorboard package: pip install '.[tensorboard]'") from error
     writer: SummaryWriter | None = None
     with ExitStack() as stack:
 

@@ -81,10 +81,10 @@ class Optimization(Struct, frozen=True, forbid_unknown_fields=True):
     ema_decay:           decay per step of an exponential moving average of the weights, which is updated every tenth
                          step and at the end of each epoch, with decay**10, and then validated and kept; 0, as in the
                          paper, keeps the weights themselves
-    phase:               `wake` fits the model to the training images, as in the paper. `sleep` fits its posterior alone
-                         to images that the model of `init_checkpoint` generates (Hinton et al., 1995), as many as there
-                         are training images in each epoch and always new ones. `wake-sleep` fits the posterior alone to
-                         both
+    phase:               `wake` fits the model to the training images, as in the paper. `sleep` fits only its posterior
+                         and pseudo-inputs to images that the model of `init_checkpoint` generates (Hinton et al.,
+                         1995), as many as there are training images in each epoch and always new ones; the
+                         components of the prior hardly change. `wake-sleep` does the same with images of both kinds
     keep:                `best` keeps the weights of the epoch with the best validation bound, as in the paper; `last`
                          counts every epoch as the best so far
     """

@@ -17,13 +17,15 @@ from training.data import Dataset
 from training.evaluation import HISTOGRAM_FILE
 from training.plots import draw_curves
 from training.recipe import Recipe, RecipeError
+from training.state import StateFolder
 from training.trainer import Trainer
-from vampprior.card import Card
+from vampprior.card import Card, read_card
 from vampprior.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = ["CURVES_FILE", "Run"]
 
 CURVES_FILE = "curves.png"
+LONGER = "a larger training.max_epochs or training.patience"
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,37 @@ class Run:
     def check_new_checkpoint(self) -> None:
         """Raise `RecipeError` if there is a checkpoint already."""
         if self.checkpoint.exists():
+            extend = f", or extend its run with --resume and {LONGER}" if self.folder.exists() else ""
             raise RecipeError(
                 f"there is a checkpoint in {self.checkpoint}; give the new one another --version, or --overwrite it"
+                f"{extend}"
+            )
+
+    def check_own_checkpoint(self) -> None:
+        """Raise `RecipeError` if there is a checkpoint that this run did not write, or one that cannot be read.
+
+        A checkpoint is the run's own if the run had the same validation bound in the best epoch on the card.
+        """
+        if not (self.folder.exists() and self.checkpoint.exists()):
+            return
+        history = StateFolder(self.folder).history()
+        training = read_card(self.checkpoint).training
+        written = training.get("best_epoch"), training.get("best_valid_elbo")
+        if written not in [(line["epoch"], line["valid_elbo"]) for line in history]:
+            raise RecipeError(
+                f"the checkpoint in {self.checkpoint} is not from the run in {self.folder}; --overwrite it, or move it"
+            )
+
+    def check_extended(self, trainer: Trainer) -> None:
+        """Raise `RecipeError` if the run is finished and its checkpoint has been written."""
+        if not (trainer.finished and self.checkpoint.exists()):
+            return
+        if read_card(self.checkpoint).training.get("epochs") == trainer.epoch:
+            settings = self.recipe.training
+            annealed = settings.annealing and trainer.epoch == settings.max_epochs
+            raise RecipeError(
+                f"the run in {self.folder} is finished after {trainer.epoch} epochs, and its checkpoint is written; "
+                + ("with annealing it cannot be extended" if annealed else f"extend it with {LONGER}")
             )
 
     def check_new_run(self) -> None:

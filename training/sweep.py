@@ -221,8 +221,7 @@ class Job:
             target = f"{self.name}@{self.run.version}"
             return options.command(step, target, num_samples=options.num_samples, max_images=options.max_images)
         # the log file has created the run's folder; without a state in it, --resume starts at the first epoch
-        flags = ["--resume", "--overwrite"] if self.run.checkpoint.exists() else ["--resume"]
-        return options.command(step, self._recipe, flags, version=options.version, seed=options.seed)
+        return options.command(step, self._recipe, ["--resume"], version=options.version, seed=options.seed)
 
     def poll(self) -> None:
         """Update state, note and progress from the child process."""

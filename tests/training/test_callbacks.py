@@ -77,7 +77,9 @@ def test_callbacks_change_no_number_and_see_every_epoch(recipe: Recipe, digits: 
 def test_without_tensorboard_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with (
-        pytest.raises(RecipeError, match="--tensorboard needs the tensorboard package: pip install tensorboard"),
+        pytest.raises(
+            RecipeError, match=r"--tensorboard needs the tensorboard package: pip install '\.\[tensorboard\]'"
+        ),
         tensorboard(tmp_path),
     ):
         pass

@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from training.runs import Run
 from vampprior.card import read_card
 from vampprior.checkpoint import load_checkpoint
 
+ROOT = Path(__file__).parents[2]
 Command = Callable[..., Any]  # what the fixture `command` gives: arguments -> exit code, output, errors
 
 
@@ -188,16 +190,73 @@ def test_overrides_and_the_seed_are_on_the_card(command: Command, recipe_file: P
     assert "unknown key training.epochs" in message
 
 
+def epochs_of(answer: Any) -> list[str]:
+    """The epochs that a command trained, such as `5/6`."""
+    return [line.split()[1] for line in answer.out.splitlines() if line.startswith("epoch")]
+
+
 def test_a_finished_run_is_extended_with_resume(command: Command, recipe_file: Path, tmp_path: Path) -> None:
     command("train", recipe_file)
-    longer = ("training.max_epochs=6", "training.patience=60", "--resume", "--overwrite")
-    answer = command("train", recipe_file, *longer)
+    answer = command("train", recipe_file, "training.max_epochs=6", "training.patience=60", "--resume")
     assert (answer.code, answer.err) == (0, "")
-    epochs = [line.split()[1] for line in answer.out.splitlines() if line.startswith("epoch")]
-    assert epochs == ["5/6", "6/6"]
+    assert epochs_of(answer) == ["5/6", "6/6"]
     assert read_card(tmp_path / "store" / "tiny" / "1").training["epochs"] == 6
-    shorter = command("train", recipe_file, "--resume", "--overwrite")
+    shorter = command("train", recipe_file, "--resume")
     assert "was started with another recipe: training.max_epochs was 6 and is now 4" in one_line(shorter, code=2)
+
+
+def test_a_finished_run_without_more_epochs_keeps_its_evaluated_checkpoint(
+    command: Command, recipe_file: Path, tmp_path: Path
+) -> None:
+    command("train", recipe_file)
+    command("evaluate", "tiny", "--num-samples", 2, "--max-images", 5)
+    again = one_line(command("train", recipe_file), code=2)
+    assert "extend its run with --resume and a larger training.max_epochs or training.patience" in again
+    resumed = one_line(command("train", recipe_file, "--resume"), code=2)
+    assert "is finished after 4 epochs, and its checkpoint is written; extend it with a larger" in resumed
+    assert read_card(tmp_path / "store" / "tiny" / "1").metrics["num_images"] == 5
+
+
+def test_an_annealed_run_is_not_said_to_be_extendable(command: Command, recipe_file: Path) -> None:
+    command("train", recipe_file, "training.annealing=true")
+    resumed = one_line(command("train", recipe_file, "training.annealing=true", "--resume"), code=2)
+    assert resumed.endswith("with annealing it cannot be extended")
+
+
+def test_resume_replaces_the_checkpoint_that_its_run_exported(
+    command: Command, recipe_file: Path, recipe: Recipe, digits: Dataset, tmp_path: Path
+) -> None:
+    run = Run(recipe, "1", tmp_path / "runs", tmp_path / "store")
+    trainer = run.start(digits, torch.device("cpu"))
+    trainer.run_epoch()
+    trainer.folder.wait()
+    run.export(trainer)
+    answer = command("train", recipe_file, "--resume")
+    assert (answer.code, answer.err) == (0, "")
+    assert epochs_of(answer) == ["2/4", "3/4", "4/4"]
+    assert read_card(run.checkpoint).training["epochs"] == 4
+
+
+def test_resume_keeps_the_checkpoint_of_another_run(command: Command, recipe_file: Path, tmp_path: Path) -> None:
+    command("train", recipe_file, "--seed", 2)
+    weights = tmp_path / "store" / "tiny" / "1" / "model.safetensors"
+    before = weights.read_bytes()
+    (tmp_path / "store").rename(tmp_path / "other")
+    shutil.rmtree(tmp_path / "runs")
+    command("train", recipe_file)
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "other").rename(tmp_path / "store")
+    longer = ("train", recipe_file, "training.max_epochs=5", "--resume")
+    assert "is not from the run in" in one_line(command(*longer), code=2)
+    run = tmp_path / "runs" / "tiny" / "1"
+    run.rename(tmp_path / "finished")
+    run.mkdir()  # as a run that was stopped in its first epoch
+    assert "is not from the run in" in one_line(command(*longer), code=2)
+    run.rmdir()
+    (tmp_path / "finished").rename(run)
+    assert weights.read_bytes() == before
+    assert command(*longer, "--overwrite").code == 0
+    assert weights.read_bytes() != before
 
 
 def test_export_changes_nothing_in_a_run_that_another_process_trains(
@@ -224,7 +283,10 @@ def test_a_missing_tensorboard_leaves_no_run_behind(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torch.utils.tensorboard", None)
-        assert "pip install tensorboard" in one_line(command("train", recipe_file, "--tensorboard"), code=2)
+        message = one_line(command("train", recipe_file, "--tensorboard"), code=2)
+    assert message.endswith("pip install '.[tensorboard]'")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert any(package.startswith("tensorboard") for package in extras["tensorboard"])
     assert command("train", recipe_file).code == 0
 
 
@@ -275,7 +337,7 @@ def test_a_narrow_terminal_cuts_no_number_of_a_checkpoint(
         assert "".join(line[1:].split("│")[0].strip() for line in shown.splitlines() if line[0] == "│") == f"{name}@1"
 
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^(?:\.venv/bin/)?python -m training (.*?)(?:  +#.*)?$", DOCUMENT, re.MULTILINE)
 
 
@@ -291,6 +353,15 @@ def test_the_commands_of_the_readme_exist_with_their_options(line: str) -> None:
     found.make_context(found.name, words)
     if found.name == "train" and not words[0].endswith(".toml"):
         find_recipe(words[0], [word for word in words[1:] if "=" in word])
+
+
+def test_the_example_of_an_extended_run_works(command: Command, tmp_path: Path) -> None:
+    first, second = (shlex.split(line) for line in COMMANDS if "name=short" in line)
+    for words, epochs in ((first, 10), (second, 20)):
+        answer = command(*words)
+        assert (answer.code, answer.err) == (0, "")
+        assert len(epochs_of(answer)) == 10
+        assert read_card(tmp_path / "store" / "short" / "1").training["epochs"] == epochs
 
 
 def test_the_readme_shows_every_command() -> None:
