@@ -74,7 +74,10 @@ class LogLikelihood:
 
     @property
     def reliability(self) -> list[str]:
-        """One string per image: "good" if k-hat is below 0.7, and otherwise "low"."""
+        """One string per image: "good" if k-hat is below 0.7, and otherwise "low".
+
+        With 20 samples or fewer it is always "low", since their tail is too short for an estimate of k-hat.
+        """
         return ["good" if k < RELIABLE_PARETO_K else "low" for k in self.pareto_k.tolist()]
 
 
@@ -147,8 +150,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     The tail consists of the $M = \min(S / 5, 3 \sqrt S)$ largest of S weights, and the fit is the posterior mean of
     Zhang & Stephens with the weak prior of Vehtari et al. Below $\hat k = 0.7$ the estimate and its standard error are
-    reliable; above it, the estimate is unreliable. $\hat k$ is infinite if the tail has fewer than five weights, and 0
-    if all of them are equal.
+    reliable; above it, the estimate is unreliable. $\hat k$ is infinite if the tail has fewer than five weights, as
+    with 20 samples or fewer, and 0 if all of them are equal.
 
     Args:
         log_weights: Shape $(N, S)$.

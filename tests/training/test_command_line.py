@@ -337,6 +337,33 @@ def test_a_narrow_terminal_cuts_no_number_of_a_checkpoint(
         assert "".join(line[1:].split("│")[0].strip() for line in shown.splitlines() if line[0] == "│") == f"{name}@1"
 
 
+def test_a_table_in_a_pipe_has_whole_cells(
+    command: Command, put_card: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "caltech101_silhouettes-pixel_hvae-weighted_vampprior"
+    put_card(name, "caltech101_silhouettes", -108.91, metrics={"elbo": -120.25, "kl": 30.5})
+    rows = [re.split(" *│ *", line) for line in command("models").out.splitlines() if line.startswith("│")]
+    active = "z2 26, z1 39"
+    cells = [
+        f"{name}@1",
+        "-108.91 ± 0.25 nats",
+        "-120.25",
+        "30.50",
+        active,
+        "10000",
+        "250 of 300",
+        "caltech101_silhouettes",
+    ]
+    assert rows == [["", *cells, ""]]
+    for options in ((), ("--output", tmp_path / "tables.txt")):
+        shown = command("table", *options).out or (tmp_path / "tables.txt").read_text(encoding="utf-8")
+        assert "│ Caltech 101 Silhouettes │ PixelHVAE (L = 2) + standard" in shown
+        assert f" {name}@1 " in shown
+        assert "…" not in shown
+        assert "do not fit" not in shown
+
+
 DOCUMENT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^(?:\.venv/bin/)?python -m training (.*?)(?:  +#.*)?$", DOCUMENT, re.MULTILINE)
 

@@ -117,8 +117,12 @@ def test_k_hat_is_the_shape_of_generalized_pareto_weights(shape: float) -> None:
 
 
 def test_k_hat_needs_five_weights_in_the_tail() -> None:
-    assert pareto_k(torch.randn(3, 20)).tolist() == [math.inf] * 3
-    assert pareto_k(torch.randn(3, 25)).isfinite().all()
+    weights = 0.1 * torch.linspace(-1.0, 1.0, 21, dtype=torch.float64).expand(3, 21)
+    too_few, enough = of_weights(weights[:, :20]), of_weights(weights)
+    assert too_few.pareto_k.tolist() == [math.inf] * 3
+    assert too_few.reliability == ["low"] * 3
+    assert enough.pareto_k.isfinite().all()
+    assert enough.reliability == ["good"] * 3
 
 
 def test_low_reliability_is_said_where_the_stated_error_is_too_small() -> None:
