@@ -42,7 +42,7 @@ class Plan:
 
     num_samples: importance samples per image
     max_images:  number of images to score, drawn at random; None for all
-    max_bytes:   memory of the largest tensor, which limits the samples that pass through the networks at once
+    max_bytes:   memory of the largest tensor, which limits the samples that are drawn and scored at once
     seed:        seed of the choice of images and of all noise
     split:       `test`, or `valid` for the validation images
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -14,7 +15,9 @@ from vampprior.latent_model import LatentModel, draw_random
 __all__ = ["MAX_BYTES", "RELIABLE_PARETO_K", "LogLikelihood", "chunk_rows", "log_likelihood", "pareto_k"]
 
 MAX_BYTES = 1 << 23
-"""Default memory of the largest tensor in the networks, which suits a CPU; a GPU needs hundreds of MiB."""
+"""Default memory of the largest tensor, which suits a CPU; a GPU needs hundreds of MiB."""
+NOISE_BLOCK = 512
+"""Samples whose noise is drawn at once."""
 RELIABLE_PARETO_K = 0.7
 """Estimates with k-hat of 0.7 or more are unreliable (Vehtari et al., 2024)."""
 
@@ -100,10 +103,12 @@ def log_likelihood(
         num_samples: Importance samples S per image.
         noise: Standard-normal noise of shape $(N, S, noise\_dim)$, in place of a generator.
         mixture: Prior from `model.prior_mixture()`; computed if None.
-        generator: Source of the noise, by default torch's global one. Noise is drawn image by image, so it does not
-            depend on the chunks.
-        max_bytes: Memory of the largest tensor in the networks, which limits the samples that pass through them at
-            once. The noise of an image is not counted: it has S times `noise_dim` numbers.
+        generator: Source of the noise, by default torch's global one. Noise is drawn image by image, in blocks of 512
+            samples, so it does not depend on `max_bytes`.
+        max_bytes: Memory of the largest tensor of noise or of the networks, which limits the samples that pass through
+            them at once, and is exceeded only where a single sample or block of noise is larger. Up to seven tensors of
+            that size exist at once. Besides them, an image takes 64 bytes per sample for its log-weights, and the prior
+            is computed without a limit, unless it is given as `mixture`.
 
     Raises:
         ValueError: If `num_samples` or `max_bytes` is not positive.
@@ -127,17 +132,31 @@ def log_likelihood(
     for start in range(0, len(x), per_batch):
         images = x[start : start + per_batch]
         context = tuple(part.unsqueeze(1) for part in model.condition(images))
+        drawn: Iterable[Tensor]
         if noise is None:
-            shape = (num_samples, model.noise_dim)
-            drawn = torch.stack([draw_random(torch.randn, shape, image, generator) for image in images])
+            drawn = _draw_noise(images, (num_samples, model.noise_dim), rows, generator)
         else:
-            drawn = noise[start : start + len(images)]
-        chunks = [
-            model.log_px_and_kl(images.unsqueeze(1), context, part, mixture) for part in torch.split(drawn, rows, dim=1)
-        ]
+            drawn = torch.split(noise[start : start + len(images)], rows, dim=1)
+        chunks = [model.log_px_and_kl(images.unsqueeze(1), context, part, mixture) for part in drawn]
         log_px, kl = (torch.cat(parts, dim=1) for parts in zip(*chunks, strict=True))
         estimates.append(LogLikelihood.from_samples(log_px, kl))
     return _joined(estimates, num_samples)
+
+
+def _draw_noise(
+    images: Tensor, shape: tuple[int, int], rows: int, generator: torch.Generator | None
+) -> Iterator[Tensor]:
+    """Noise of a batch of images, $(N, S, noise_dim)$ for a shape $(S, noise_dim)$, at most `rows` samples at a time.
+
+    If N is greater than 1, N times S must be at most `rows`.
+    """
+    num_samples, noise_dim = shape
+    step = max(NOISE_BLOCK, rows - rows % NOISE_BLOCK)  # whole blocks, whose numbers do not depend on `rows`
+    for start in range(0, num_samples, step):
+        stop = min(start + step, num_samples)
+        lengths = [min(NOISE_BLOCK, stop - block) for block in range(start, stop, NOISE_BLOCK)]
+        blocks = (draw_random(torch.randn, (n, noise_dim), image, generator) for image in images for n in lengths)
+        yield from torch.split(torch.cat(list(blocks)).reshape(len(images), -1, noise_dim), rows, dim=1)
 
 
 def chunk_rows(model: LatentModel, max_bytes: int = MAX_BYTES) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import genpareto, norm
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from vampprior import LatentModel, LogLikelihood, log_likelihood
+from vampprior import LatentModel, LogLikelihood, ModelConfig, build_model, log_likelihood
 from vampprior.importance import chunk_rows, pareto_k
 
 Noise = Callable[..., Tensor]
@@ -181,6 +185,64 @@ def test_no_more_rows_than_fit_into_memory_pass_at_once(tiny_model: Callable[...
         assert score.value.shape == (13,)
         assert max(rows) <= most
         assert sum(rows) == total
+
+
+class Allocations(TorchDispatchMode):
+    """Records the bytes of the largest tensor that operations create, and of all such tensors that exist at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = self.most = 0
+        self._existing: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        results = func(*args, **(kwargs or {}))
+        inputs = {storage._cdata for storage in self._storages((args, kwargs))}
+        for storage in self._storages(results):
+            if storage._cdata not in inputs:  # no view
+                reference = StorageWeakRef(storage)
+                self._existing[reference.cdata] = reference, storage.nbytes()
+                self.largest = max(self.largest, storage.nbytes())
+        self._existing = {key: value for key, value in self._existing.items() if not value[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self._existing.values()))
+        return results
+
+    @staticmethod
+    def _storages(values: Any) -> list[torch.UntypedStorage]:
+        return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+@pytest.mark.parametrize("name", ["vae", "hvae"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "discretized_logistic"])
+@pytest.mark.parametrize(("num_samples", "max_bytes"), [(40_000, 1 << 20), (1500, 1 << 18), (100, 1 << 20)])
+def test_memory_is_bounded_however_many_samples_there_are(
+    name: str, likelihood: str, num_samples: int, max_bytes: int
+) -> None:
+    config = ModelConfig(name, "vampprior", likelihood, image_shape=(1, 8, 8), hidden_dim=32, num_components=10)
+    model = build_model(config).eval()
+    images = torch.rand(1 if num_samples > 100 else 200, 1, 8, 8).round()
+    mixture = model.prior_mixture()
+    with Allocations() as allocations:
+        log_likelihood(model, images, num_samples=num_samples, mixture=mixture, max_bytes=max_bytes)
+    assert max_bytes / 2 < allocations.largest <= max_bytes
+    assert allocations.most <= 7 * max_bytes + 64 * num_samples * len(images)
+
+
+@pytest.mark.parametrize("num_samples", [512, 700, 1300])
+def test_noise_in_blocks_does_not_depend_on_the_memory(num_samples: int) -> None:
+    model = build_model(ModelConfig("vae", "standard", image_shape=(1, 3, 3), hidden_dim=4, z1_dim=3)).eval()
+    images = torch.rand(2, 1, 3, 3).round()
+
+    def estimate(rows: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        max_bytes = rows * model.bytes_per_row
+        return log_likelihood(model, images, num_samples=num_samples, generator=generator, max_bytes=max_bytes).value
+
+    whole = estimate(10_000)
+    for rows in (100, 511, 513, 1100):
+        torch.testing.assert_close(estimate(rows), whole, rtol=1e-6, atol=1e-6)
 
 
 def test_the_bytes_of_a_row_are_those_of_the_largest_layer_output(model: LatentModel, images: Tensor) -> None:
