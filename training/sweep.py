@@ -203,11 +203,9 @@ class Job:
     @property
     def status(self) -> str:
         """The state in a word or, while it runs, its step."""
-        return {"train": "training", "evaluate": "evaluating"}[self.steps[0]] if self._runs else self.state.value
-
-    @property
-    def _runs(self) -> bool:
-        return self.state is State.RUNNING
+        if self.state is State.RUNNING:
+            return {"train": "training", "evaluate": "evaluating"}[self.steps[0]]
+        return self.state.value
 
     def start(self) -> None:
         """Start a child process for the next step."""
@@ -239,7 +237,7 @@ class Job:
             self._fail(last_line(self.log) if code > 0 else f"ended by signal {-code} ({signal.strsignal(-code)})")
 
     def interrupt(self) -> None:
-        """Let the child save its state and exit."""
+        """Let the child, if there is one, save its state and exit."""
         if self._child is not None:
             self._interrupted = True
             self._child.send_signal(signal.SIGINT)
@@ -372,7 +370,7 @@ def run_jobs(
             if not _running(jobs):
                 return
             time.sleep(PAUSE_SECONDS)
-        for job in _running(jobs):
+        for job in jobs:
             job.interrupt()
         print("waiting for the running recipes to stop; interrupt again to kill them", flush=True)
         while _running(jobs) and interruptions.count == 1:
