@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from vampprior.distributions import Mixture
-from vampprior.latent_model import LatentModel, draw_random
+from vampprior.latent_model import Context, LatentModel, draw_random
+from vampprior.refinement import DRAWS, Proposal, fit_proposal
 
 __all__ = ["MAX_BYTES", "RELIABLE_PARETO_K", "LogLikelihood", "chunk_rows", "log_likelihood", "pareto_k"]
 
@@ -84,7 +86,7 @@ class LogLikelihood:
         return ["good" if k < RELIABLE_PARETO_K else "low" for k in self.pareto_k.tolist()]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def log_likelihood(
     model: LatentModel,
     x: Tensor,
@@ -93,6 +95,7 @@ def log_likelihood(
     noise: Tensor | None = None,
     mixture: Mixture | None = None,
     generator: torch.Generator | None = None,
+    refine: int = 0,
     max_bytes: int = MAX_BYTES,
 ) -> LogLikelihood:
     r"""Estimate $\log p(x) = \log \mathbb{E}_{q(z \mid x)} [p(x, z) / q(z \mid x)]$ of each image, in nats.
@@ -105,13 +108,15 @@ def log_likelihood(
         mixture: Prior from `model.prior_mixture()`; computed if None.
         generator: Source of the noise, by default torch's global one. Noise is drawn image by image, in blocks of 512
             samples, so it does not depend on `max_bytes`.
+        refine: Steps of Adam that fit the proposal to each image first, see `fit_proposal`, with noise of the generator;
+            0 takes the posterior as it is. The estimate stays a lower bound in expectation.
         max_bytes: Memory of the largest tensor of noise or of the networks, which limits the samples that pass through
             them at once, and is exceeded only where a single sample or block of noise is larger. Up to seven tensors of
             that size exist at once. Besides them, an image takes 64 bytes per sample for its log-weights, and the prior
             is computed without a limit, unless it is given as `mixture`.
 
     Raises:
-        ValueError: If `num_samples` or `max_bytes` is not positive.
+        ValueError: If `num_samples` or `max_bytes` is not positive, or `refine` is negative.
 
     References:
         | Importance Weighted Autoencoders (Burda et al., 2016)
@@ -126,21 +131,46 @@ def log_likelihood(
     """
     if num_samples < 1 or max_bytes < 1:
         raise ValueError(f"num_samples and max_bytes must be positive, not {num_samples} and {max_bytes}")
-    mixture = model.prior_mixture() if mixture is None else mixture
+    if refine < 0:
+        raise ValueError(f"refine must not be negative, but is {refine}")
     rows = chunk_rows(model, max_bytes)
+    mixture = model.prior_mixture() if mixture is None else mixture
+    proposals = _fit_proposals(model, x, refine, mixture, rows, generator) if refine else None
     estimates, per_batch = [], max(1, rows // num_samples)
     for start in range(0, len(x), per_batch):
         images = x[start : start + per_batch]
         context = tuple(part.unsqueeze(1) for part in model.condition(images))
+        proposal = None if proposals is None else Proposal(*(part[start : start + per_batch] for part in proposals))
         drawn: Iterable[Tensor]
         if noise is None:
             drawn = _draw_noise(images, (num_samples, model.noise_dim), rows, generator)
         else:
             drawn = torch.split(noise[start : start + len(images)], rows, dim=1)
-        chunks = [model.log_px_and_kl(images.unsqueeze(1), context, part, mixture) for part in drawn]
-        log_px, kl = (torch.cat(parts, dim=1) for parts in zip(*chunks, strict=True))
+        score = partial(_log_px_and_kl, model, images.unsqueeze(1), context, mixture, proposal)
+        log_px, kl = (torch.cat(parts, dim=1) for parts in zip(*map(score, drawn), strict=True))
         estimates.append(LogLikelihood.from_samples(log_px, kl))
     return _joined(estimates, num_samples)
+
+
+def _log_px_and_kl(
+    model: LatentModel, x: Tensor, context: Context, mixture: Mixture, proposal: Proposal | None, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    if proposal is None:
+        return model.log_px_and_kl(x, context, noise, mixture)
+    return proposal.log_px_and_kl(model, x, context, noise, mixture)
+
+
+def _fit_proposals(
+    model: LatentModel, x: Tensor, steps: int, mixture: Mixture, rows: int, generator: torch.Generator | None
+) -> Proposal:
+    """Proposals of all images, with noise that is drawn image by image."""
+    per_batch = max(1, rows // DRAWS)
+    parts = []
+    for images in torch.split(x, per_batch):
+        shape = (steps, DRAWS, model.noise_dim)
+        noise = torch.stack([draw_random(torch.randn, shape, image, generator) for image in images], dim=1)
+        parts.append(fit_proposal(model, images, noise, mixture))
+    return Proposal(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def _draw_noise(

@@ -189,6 +189,7 @@ class LatentModel(nn.Module, ABC):
         noise: Tensor | None = None,
         mixture: Mixture | None = None,
         generator: torch.Generator | None = None,
+        refine: int = 0,
         max_bytes: int | None = None,
     ) -> LogLikelihood:
         """Importance-sampling estimate of log p(x) per image, see `vampprior.importance.log_likelihood`."""
@@ -201,6 +202,7 @@ class LatentModel(nn.Module, ABC):
             noise=noise,
             mixture=mixture,
             generator=generator,
+            refine=refine,
             max_bytes=MAX_BYTES if max_bytes is None else max_bytes,
         )
 
