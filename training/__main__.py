@@ -159,6 +159,12 @@ def evaluate(
         Split.TEST
     ),
     num_samples: Annotated[int, typer.Option(min=2, help="Importance samples per image.")] = 5000,
+    refine: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1000, help="Steps that fit the proposal to each image first; written apart in the card."
+        ),
+    ] = 0,
     max_images: Annotated[int | None, typer.Option(min=2, help="Score this many random images instead of all.")] = None,
     max_bytes: Annotated[
         int | None, typer.Option(min=1, help="Memory of the largest tensor, instead of the device's default.")
@@ -182,7 +188,7 @@ def evaluate(
     folder = find_checkpoint(checkpoint, store)
     with _interruptible(lambda: "the same command continues"):
         machine = select_device(device, threads)
-        plan = Plan(num_samples, max_images, max_bytes or default_max_bytes(machine), seed, split.value)
+        plan = Plan(num_samples, max_images, max_bytes or default_max_bytes(machine), seed, split.value, refine)
         evaluation = Evaluation(folder, plan, runs_dir, machine, data_dir)
         scores, total = evaluation.scores, len(evaluation.indices)
         if resume:

@@ -45,6 +45,7 @@ class Plan:
     max_bytes:   memory of the largest tensor, which limits the samples that are drawn and scored at once
     seed:        seed of the choice of images and of all noise
     split:       `test`, or `valid` for the validation images
+    refine:      steps that fit the proposal to each image first, 0 in the paper
     """
 
     num_samples: int
@@ -52,6 +53,7 @@ class Plan:
     max_bytes: int
     seed: int
     split: str = "test"
+    refine: int = 0
 
     def image_indices(self, num_images: int) -> Tensor:
         """Indices of the images to score, ascending."""
@@ -62,7 +64,10 @@ class Plan:
 
     def key(self, *others: str) -> str:
         """A name for the numbers of this plan, given the hashes of weights and images and the kind of the device."""
-        text = json.dumps([asdict(self), *others, torch.__version__])
+        settings = asdict(self)
+        if not self.refine:
+            del settings["refine"]  # so that evaluations from before it was there can be continued
+        text = json.dumps([settings, *others, torch.__version__])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -106,14 +111,20 @@ class ScoreFile:
         scores its own batches, which avoids synchronizing after every operation.
         """
         per_batch = max(1, chunk_rows(model, plan.max_bytes) // plan.num_samples)
-        with torch.inference_mode():
+        with torch.no_grad():
             mixture = model.prior_mixture()
 
         def score(start: int) -> LogLikelihood:
             x = model.likelihood.from_bytes(images[start : start + per_batch])
             generator = torch.Generator(x.device).manual_seed(plan.seed * 1_000_003 + start)
             return log_likelihood(
-                model, x, num_samples=plan.num_samples, mixture=mixture, generator=generator, max_bytes=plan.max_bytes
+                model,
+                x,
+                num_samples=plan.num_samples,
+                mixture=mixture,
+                generator=generator,
+                refine=plan.refine,
+                max_bytes=plan.max_bytes,
             )
 
         threads = torch.get_num_threads()
@@ -177,6 +188,7 @@ class Evaluation:
             "monte_carlo_standard_error": error.square().sum().sqrt().item() / len(error),
             "num_images": len(value),
             "num_samples": self.plan.num_samples,
+            **({"refine": self.plan.refine} if self.plan.refine else {}),
             "elbo": reconstruction - kl,
             "reconstruction": reconstruction,
             "kl": kl,
@@ -193,18 +205,25 @@ class Evaluation:
         """The reason why the metrics should not go into the card; empty if they should.
 
         Metrics of validation images never go into the card. Test metrics should not replace those of more images or
-        more samples.
+        more samples; refined ones stand apart from plain ones.
         """
         if self.plan.split != "test":
             return "the card is for metrics of test images"
-        before = self.card.metrics
+        before = self.card.metrics.get("refined", {}) if self.plan.refine else self.card.metrics
         images, samples = (before.get(key, 0) for key in ("num_images", "num_samples"))
         if images > len(self.indices) or samples > self.plan.num_samples:
             return f"the card has metrics of {images:,} images with {samples:,} samples; --force replaces them"
         return ""
 
     def write(self, metrics: dict[str, Any]) -> Card:
-        """Write the card with the metrics, the scores of the images, and their histogram."""
+        """Write the card with the metrics, the scores of the images, and their histogram.
+
+        Refined metrics are written below `refined`, and leave the rest as it is.
+        """
+        if self.plan.refine:
+            return write_card(self.folder, replace(self.card, metrics={**self.card.metrics, "refined": metrics}))
+        if "refined" in self.card.metrics:
+            metrics = {**metrics, "refined": self.card.metrics["refined"]}
         columns = self.scores.columns
         scores = Scores(
             log_likelihood=columns["value"].float().numpy(),

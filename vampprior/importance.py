@@ -108,7 +108,7 @@ def log_likelihood(
         mixture: Prior from `model.prior_mixture()`; computed if None.
         generator: Source of the noise, by default torch's global one. Noise is drawn image by image, in blocks of 512
             samples, so it does not depend on `max_bytes`.
-        refine: Steps of Adam that fit the proposal to each image first, see `fit_proposal`, with noise of the generator;
+        refine: Steps of Adam that fit the proposal to each image first with noise of the generator, see `fit_proposal`;
             0 takes the posterior as it is. The estimate stays a lower bound in expectation.
         max_bytes: Memory of the largest tensor of noise or of the networks, which limits the samples that pass through
             them at once, and is exceeded only where a single sample or block of noise is larger. Up to seven tensors of

@@ -23,9 +23,9 @@ WIDEN = 1.1
 class Proposal(NamedTuple):
     r"""Proposal density of each image: its posterior moved and scaled.
 
-    A draw of the posterior at standard-normal noise $\epsilon$ becomes the one at $shift + scale \cdot \epsilon$. In a layer
-    with mean $\mu$ and standard deviation $\sigma$, given the layers above, that is a normal distribution with mean
-    $\mu + \sigma \cdot shift$ and standard deviation $\sigma \cdot scale$.
+    A draw of the posterior at standard-normal noise $\epsilon$ becomes the one at $shift + scale \cdot \epsilon$. In a
+    layer with mean $\mu$ and standard deviation $\sigma$, given the layers above, that is a normal distribution with
+    mean $\mu + \sigma \cdot shift$ and standard deviation $\sigma \cdot scale$.
 
     Args:
         shift: Shape $(N, noise\_dim)$.
@@ -60,8 +60,10 @@ class Proposal(NamedTuple):
 def fit_proposal(model: LatentModel, x: Tensor, noise: Tensor, mixture: Mixture) -> Proposal:
     r"""Fit a proposal to each image by maximizing its evidence lower bound with Adam.
 
-    Each image has its own sum in the objective, so images do not influence each other. The estimate from a proposal
-    is unbiased whatever it is, as long as the estimate's noise is independent of the noise here.
+    Gradients leave out the derivative of the proposal's density by its own parameters, whose expectation is zero
+    (Roeder et al., 2017): their noise vanishes where the proposal fits. Each image has its own sum in the objective, so
+    images do not influence each other. The estimate from a proposal is unbiased whatever it is, as long as the
+    estimate's noise is independent of the noise here.
 
     Args:
         model: The model; its parameters get no gradients.
@@ -72,6 +74,8 @@ def fit_proposal(model: LatentModel, x: Tensor, noise: Tensor, mixture: Mixture)
     References:
         | Iterative Amortized Inference (Marino et al., 2018)
         | https://arxiv.org/abs/1807.09356
+        | Sticking the Landing (Roeder et al., 2017)
+        | https://arxiv.org/abs/1703.09194
 
     Example:
         >>> from vampprior import ModelConfig, build_model

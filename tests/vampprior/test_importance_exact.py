@@ -125,6 +125,16 @@ def test_the_estimate_agrees_with_quadrature_within_its_error(small_model: Laten
     assert ((estimate.effective_sample_size >= 1.0) & (estimate.effective_sample_size <= num_samples)).all()
 
 
+@pytest.mark.parametrize("small_model", SMALL_KINDS, indirect=True, ids="-".join)
+def test_a_refined_estimate_agrees_with_quadrature_within_its_error(
+    small_model: LatentModel, small_images: Tensor
+) -> None:
+    estimate = log_likelihood(small_model, small_images, num_samples=8000, refine=20)
+    exact = exact_log_likelihood(small_model, small_images)
+    assert estimate.standard_error.max() < 0.05
+    assert ((estimate.value - exact).abs() < 4.0 * estimate.standard_error).all()
+
+
 @pytest.mark.parametrize("likelihood", BINARY)
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_the_probabilities_of_all_images_sum_to_one(
