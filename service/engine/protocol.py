@@ -1,0 +1,283 @@
+"""Messages between the front end and its processes: msgpack with a length before it, over Unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from socket import socket
+from typing import Literal, cast
+
+import msgspec
+
+__all__ = [
+    "Batch",
+    "Combine",
+    "Computed",
+    "Draw",
+    "Encode",
+    "Exited",
+    "Fork",
+    "Forked",
+    "Gallery",
+    "Kill",
+    "Layout",
+    "Loaded",
+    "LoaderReady",
+    "MessageStream",
+    "Payload",
+    "Received",
+    "Reconstruct",
+    "Refused",
+    "Render",
+    "Score",
+    "decode",
+    "encode",
+    "frame",
+    "receive",
+]
+
+HEADER = struct.Struct(">I")
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of everything that is sent."""
+
+
+class Layout(msgspec.Struct, frozen=True, array_like=True):
+    """How images are rendered.
+
+    format:  `png`, `json` or `npy`
+    columns: images in a row of a contact sheet
+    scale:   whole factor that enlarges a PNG
+    """
+
+    format: Literal["png", "json", "npy"]
+    columns: int
+    scale: int
+
+
+# Work. Images travel as bytes: 8-bit gray levels or float32 values of shape (N, C, H, W).
+
+
+class Draw(Message, frozen=True):
+    """Images `start` to `start + count` of those that a seed draws from the prior; rendered if there is a layout."""
+
+    start: int
+    count: int
+    seed: int
+    component: int | None
+    temperature: float
+    draw_pixels: bool
+    layout: Layout | None
+
+
+class Reconstruct(Message, frozen=True):
+    """Images encoded and decoded, at the posterior means or, with `draw`, by draws with the seed."""
+
+    gray: bytes
+    start: int
+    count: int
+    seed: int
+    draw: bool
+    layout: Layout | None
+
+
+class Encode(Message, frozen=True):
+    """Posterior of each image and the `top` components most responsible for it, as JSON."""
+
+    gray: bytes
+    count: int
+    top: int
+
+
+class Gallery(Message, frozen=True):
+    """Pseudo-inputs, or for priors without them decoded component means, of these numbers."""
+
+    components: tuple[int, ...]
+    layout: Layout
+
+
+class Score(Message, frozen=True):
+    """Log-weights of importance samples `start` to `start + count` of one image, with a noise stream per unit."""
+
+    gray: bytes
+    seed: int
+    start: int
+    count: int
+
+
+class Combine(Message, frozen=True):
+    """The log-likelihood from the parts that `Score` gave, in their order, as JSON."""
+
+    parts: tuple[bytes, ...]
+
+
+class Render(Message, frozen=True):
+    """Images as a body."""
+
+    images: tuple[bytes, ...]
+    seed: int | None
+    layout: Layout
+
+
+Payload = Draw | Reconstruct | Encode | Gallery | Score | Combine | Render
+
+
+class Batch(Message, frozen=True):
+    """Work of one kind on one model, for a worker."""
+
+    number: int
+    model: str
+    payloads: list[Payload]
+
+
+class Computed(Message, frozen=True):
+    """Answer to a batch: a result per payload, or why it failed.
+
+    seconds: time that the worker took
+    """
+
+    number: int
+    results: list[bytes]
+    error: str
+    seconds: float
+
+
+# The loader's life.
+
+
+class Loaded(Message, frozen=True):
+    """A checkpoint has been loaded and warmed up.
+
+    weights:      component weights of the prior, float32
+    has_inputs:   True if the prior has pseudo-inputs
+    unit_seconds: time of a unit of heavy work
+    """
+
+    reference: str
+    weights: bytes
+    has_inputs: bool
+    autoregressive: bool
+    unit_seconds: float
+
+
+class Refused(Message, frozen=True):
+    """A checkpoint that cannot be used, and why."""
+
+    reference: str
+    reason: str
+
+
+class LoaderReady(Message, frozen=True):
+    """Every checkpoint has been loaded or refused."""
+
+
+class Fork(Message, frozen=True):
+    """Fork a worker, with the socket that comes along as its connection."""
+
+    number: int
+    nice: int
+
+
+class Forked(Message, frozen=True):
+    """A worker has been forked."""
+
+    number: int
+    pid: int
+
+
+class Kill(Message, frozen=True):
+    """Kill a worker."""
+
+    number: int
+
+
+class Exited(Message, frozen=True):
+    """A worker has ended; a negative status is the number of a signal."""
+
+    number: int
+    status: int
+
+
+Received = Batch | Computed | Loaded | Refused | LoaderReady | Fork | Forked | Kill | Exited
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Received] = msgspec.msgpack.Decoder(Received)
+
+encode = _encoder.encode
+decode = _decoder.decode
+
+
+def frame(message: Message) -> bytes:
+    """A message with its length before it, for a stream."""
+    body = encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+def receive(connection: socket) -> Received | None:
+    """The next message of a blocking stream, or None at its end."""
+    header = _exactly(connection, HEADER.size)
+    if header is None:
+        return None
+    (length,) = HEADER.unpack(header)
+    body = _exactly(connection, length)
+    return None if body is None else decode(body)
+
+
+def _exactly(connection: socket, length: int) -> bytes | None:
+    """So many bytes, or None if the stream ends before."""
+    data = bytearray(length)
+    view = memoryview(data)
+    while view:
+        count = connection.recv_into(view)
+        if not count:
+            return None
+        view = view[count:]
+    return bytes(data)
+
+
+class MessageStream(asyncio.Protocol):
+    """The front end's side of a stream of messages.
+
+    on_message: called with each message
+    on_end:     called once when the stream ends
+    """
+
+    def __init__(self, on_message: Callable[[Received], None], on_end: Callable[[], None]) -> None:
+        self._on_message, self._on_end = on_message, on_end
+        self._buffer = bytearray()
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on every message that is complete."""
+        self._buffer += data
+        start = 0
+        while len(self._buffer) >= start + HEADER.size:
+            (length,) = HEADER.unpack_from(self._buffer, start)
+            end = start + HEADER.size + length
+            if len(self._buffer) < end:
+                break
+            message = decode(memoryview(self._buffer)[start + HEADER.size : end])
+            start = end
+            self._on_message(message)
+        if start:
+            del self._buffer[:start]
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Tell the owner."""
+        self._on_end()
+
+    def send(self, message: Message) -> None:
+        """Send a message without waiting."""
+        if self.transport is not None:
+            self.transport.write(frame(message))
+
+    def close(self) -> None:
+        """End the stream, without sending what is left."""
+        if self.transport is not None:
+            self.transport.abort()
