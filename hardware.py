@@ -1,4 +1,4 @@
-"""Threads, device name and memory allocator of the process."""
+"""CPUs, threads, device name and memory allocator of the process; torch is imported only where it is needed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-__all__ = ["available_threads", "device_name", "keep_freed_memory", "trim_memory"]
+__all__ = ["available_cpus", "available_threads", "device_name", "keep_freed_memory", "trim_memory"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
 CPU_INFO, OWN_CGROUPS, CGROUPS = Path("/proc/cpuinfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
+def available_cpus() -> int:
+    """Number of CPUs that this process may use, by its affinity and the limits of its control groups."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _cgroup_cpus(allowed)))
+
+
 def available_threads() -> int:
     """Number of threads for computations: PyTorch's default, limited to the CPUs that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), allowed, _cgroup_cpus(allowed)))
+    import torch
+
+    return min(torch.get_num_threads(), available_cpus())
 
 
 def keep_freed_memory() -> None:
@@ -49,6 +58,8 @@ def trim_memory() -> None:
 
 def device_name(device: torch.device) -> str:
     """Name of the device for a card, such as "AMD EPYC, 2 threads"."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

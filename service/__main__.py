@@ -17,9 +17,9 @@ import logging
 import sys
 
 from hardware import keep_freed_memory
-from service.app import create_app
-from service.middleware import configure_logging
-from service.server import Server
+from service.http.app import create_app
+from service.http.middleware import configure_logging
+from service.http.server import Server
 from service.settings import SettingsError, load_settings
 
 

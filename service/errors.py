@@ -1,4 +1,4 @@
-"""The errors that a client may see; `service.problems` answers with them.
+"""The errors that a client may see; `service.http.problems` answers with them.
 
 Problem
  +- BadRequest              400  the request cannot be read

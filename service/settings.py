@@ -15,7 +15,7 @@ from pydantic import Field, RedisDsn, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio import ConnectionPool
 
-from service.catalog import StoreError, check_store
+from service.models.catalog import StoreError, check_store
 from service.images import FORMATS
 from service.threads import start_thread
 from vampprior.card import CHECKPOINT_NAME

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,19 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.engine.protocol import Combine, Draw, Encode, Gallery, Payload, Reconstruct, Render, Score
-from service.engine.rendering import render
+from service.engine.protocol import Combine, Draw, Encode, Gallery, Layout, Payload, Reconstruct, Render, Score
+from service.images import render
 from vampprior.card import Card
 from vampprior.distributions import Mixture
-from vampprior.importance import LogLikelihood
-from vampprior.models import LatentModel
+from vampprior.importance import LogLikelihood, chunk_rows
+from vampprior.latent_model import LatentModel
 
 __all__ = ["BLOCK_ROWS", "Runtime", "compute"]
 
 BLOCK_ROWS = 16
-"""Batches are padded to a multiple of this, so that a row gives the same bits whatever it is batched with."""
+"""Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
+whatever it is batched with."""
+MAX_ROWS, MAX_BYTES = 512, 1 << 21
+"""Rows that go through the networks at once, and the memory of their largest tensor: more is no faster."""
 LATENTS, PIXELS, COMPONENTS, IMPORTANCE = range(4)
 """Streams of random numbers of a seed."""
+MIN_EFFECTIVE = 2.0
+"""Effective samples below which an estimate hangs on a single one, and its error cannot be told."""
+HANGS_ON_ONE = " The estimate hangs on a single sample, and is too low rather than too high: ask for more."
 
 P = TypeVar("P", bound=Payload)
 Array = NDArray[np.float32]
@@ -45,10 +52,20 @@ class Runtime:
         """Channels, height and width."""
         return self.card.model.image_shape
 
+    @cached_property
+    def max_rows(self) -> int:
+        """Rows that go through the networks at once."""
+        return min(MAX_ROWS, max(BLOCK_ROWS, chunk_rows(self.model, MAX_BYTES) // BLOCK_ROWS * BLOCK_ROWS))
+
+    @cached_property
+    def weights(self) -> Array:
+        """Weights of the prior's components, (K,), which sum to 1."""
+        return self.mixture.log_weights.exp().cpu().numpy().astype(np.float32)
+
     def images(self, payloads: Sequence[Reconstruct | Encode | Score]) -> Tensor:
-        """The pixels of all payloads as the model sees them, (N, C, H, W)."""
-        gray = np.frombuffer(b"".join(payload.gray for payload in payloads), np.uint8)
-        return self.model.likelihood.from_bytes(self.tensor(padded(gray.reshape(-1, *self.image_shape))))
+        """The pixels of all payloads as the model sees them, (N, C, H, W), padded."""
+        levels = np.frombuffer(b"".join(payload.levels for payload in payloads), np.uint8)
+        return self.model.likelihood.from_bytes(self.tensor(padded(levels.reshape(-1, *self.image_shape))))
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """The array on the model's device."""
@@ -69,7 +86,7 @@ def padded(rows: NDArray[Any]) -> NDArray[Any]:
 
 def stream(seed: int, purpose: int, unit: int = 0) -> np.random.Generator:
     """Random numbers of a seed, for one purpose and one unit of it (Philox; Salmon et al., 2011)."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, purpose << 32 | unit], np.uint64)))
+    return np.random.Generator(np.random.Philox(key=np.array([seed, unit << 8 | purpose], np.uint64)))
 
 
 def _draw(runtime: Runtime, payloads: Sequence[Draw]) -> list[bytes]:
@@ -86,24 +103,23 @@ def _draw(runtime: Runtime, payloads: Sequence[Draw]) -> list[bytes]:
         pixel_noise=runtime.tensor(padded(np.concatenate(pixels))) if pixels else None,
         mixture=runtime.mixture,
     )
-    return _rendered(runtime, images, payloads, with_seed=True)
+    return _rendered(runtime, images, payloads)
 
 
 def _reconstruct(runtime: Runtime, payloads: Sequence[Reconstruct]) -> list[bytes]:
-    model, draw = runtime.model, payloads[0].draw
-    pixels = None
+    model, pixels = runtime.model, None
     noise = [
         _normal(payload.seed, payload.start, payload.count, model.noise_dim)
         if payload.draw
         else np.zeros((payload.count, model.noise_dim), np.float32)
         for payload in payloads
     ]
-    if _draws_pixels(runtime, draw):
+    if _draws_pixels(runtime, payloads[0].draw):
         rows = [_uniform(payload.seed, payload.start, payload.count, runtime) for payload in payloads]
         pixels = runtime.tensor(padded(np.concatenate(rows)))
     noise_rows = runtime.tensor(padded(np.concatenate(noise)))
     images = model.reconstruct(runtime.images(payloads), noise=noise_rows, pixel_noise=pixels)
-    return _rendered(runtime, images, payloads, with_seed=draw)
+    return _rendered(runtime, images, payloads)
 
 
 def _encode(runtime: Runtime, payloads: Sequence[Encode]) -> list[bytes]:
@@ -115,31 +131,52 @@ def _encode(runtime: Runtime, payloads: Sequence[Encode]) -> list[bytes]:
     }
     results, row = [], 0
     for payload in payloads:
-        images = []
+        lines = []
         for index in range(row, row + payload.count):
             order = np.argsort(-responsibilities[index], kind="stable")[: payload.top]
-            images.append(
-                {
-                    "posterior": {
-                        name: {key: values[index].tolist() for key, values in layer.items()}
-                        for name, layer in layers.items()
-                    },
-                    "components": [
-                        {"index": int(k), "probability": round(float(responsibilities[index, k]), 6)} for k in order
-                    ],
-                }
-            )
+            image = {
+                "posterior": {
+                    name: {key: values[index].tolist() for key, values in layer.items()}
+                    for name, layer in layers.items()
+                },
+                "components": [
+                    {"index": int(k), "probability": round(float(responsibilities[index, k]), 6)} for k in order
+                ],
+            }
+            lines.append(msgspec.json.encode(image))
         row += payload.count
-        results.append(msgspec.json.encode(images))
+        results.append(b"\n".join(lines))
     return results
 
 
 def _gallery(runtime: Runtime, payloads: Sequence[Gallery]) -> list[bytes]:
-    return [render(_prototypes(runtime, payload.components), payload.layout, runtime.card) for payload in payloads]
+    return [_gallery_body(runtime, payload) for payload in payloads]
+
+
+def _gallery_body(runtime: Runtime, payload: Gallery) -> bytes:
+    images, layout = _prototypes(runtime, payload.components), payload.layout
+    if layout.format == "png" and payload.stretch:
+        images = images / np.maximum(images.max(axis=(1, 2, 3), keepdims=True), 1e-6)
+    if layout.format != "json":
+        return render(images, layout.format, columns=layout.columns, scale=layout.scale)
+    names = {"model": runtime.card.name, "model_version": runtime.card.version}
+    decoded = runtime.model.prior.pseudo_inputs is None
+    page = {
+        "total": len(runtime.weights),
+        "offset": payload.offset,
+        "kind": "decoded components" if decoded else "pseudo-inputs",
+        "pseudo_inputs": [
+            {"index": index, "weight": round(float(runtime.weights[index]), 8), "image": _decimals(image).tolist()}
+            for index, image in zip(payload.components, images, strict=True)
+        ],
+    }
+    return msgspec.json.encode(names | page)
 
 
 def _prototypes(runtime: Runtime, components: Sequence[int]) -> Array:
     """Pseudo-inputs of these numbers, or component means decoded, (n, C, H, W)."""
+    if not components:
+        return np.zeros((0, *runtime.image_shape), np.float32)
     index = np.array(components, np.int64)
     inputs = runtime.model.prior.pseudo_inputs
     if inputs is not None:
@@ -155,17 +192,21 @@ def _prototypes(runtime: Runtime, components: Sequence[int]) -> Array:
 
 
 def _score(runtime: Runtime, payloads: Sequence[Score]) -> list[bytes]:
-    model, count = runtime.model, payloads[0].count
-    rows = count + -count % BLOCK_ROWS
-    noise = np.zeros((len(payloads), rows, model.noise_dim), np.float32)
+    model, count, images = runtime.model, payloads[0].count, len(payloads)
+    samples = math.ceil(count / BLOCK_ROWS) * BLOCK_ROWS
+    noise = np.zeros((images, samples, model.noise_dim), np.float32)
     for part, payload in zip(noise, payloads, strict=True):
         generator = stream(payload.seed, IMPORTANCE, payload.start)
         generator.standard_normal(out=part[:count].reshape(-1), dtype=np.float32)
     x = runtime.images(payloads)
-    context = tuple(part[: len(payloads), None] for part in model.condition(x))
-    log_px, kl = model.log_ratio(x[: len(payloads), None], context, runtime.tensor(noise), runtime.mixture)
-    both = torch.stack([log_px[:, :count], kl[:, :count]], 1).cpu().numpy()
-    return [part.tobytes() for part in both]
+    context = tuple(part[:images, None] for part in model.condition(x))
+    step = max(BLOCK_ROWS, runtime.max_rows // images // BLOCK_ROWS * BLOCK_ROWS)
+    chunks = [
+        model.log_px_and_kl(x[:images, None], context, chunk, runtime.mixture)
+        for chunk in runtime.tensor(noise).split(step, dim=1)
+    ]
+    log_px, kl = (torch.cat(parts, dim=1)[:, :count] for parts in zip(*chunks, strict=True))
+    return [part.tobytes() for part in torch.stack([log_px, kl], 1).cpu().numpy()]
 
 
 def _combine(runtime: Runtime, payloads: Sequence[Combine]) -> list[bytes]:
@@ -173,22 +214,41 @@ def _combine(runtime: Runtime, payloads: Sequence[Combine]) -> list[bytes]:
 
 
 def _score_json(runtime: Runtime, payload: Combine) -> bytes:
+    """A `ScoredImage` without its name, as JSON."""
     parts = [torch.frombuffer(bytearray(part), dtype=torch.float32).view(2, -1) for part in payload.parts]
     log_px, kl = torch.cat(parts, dim=1)
     score = LogLikelihood.from_samples(log_px[None], kl[None])
-    numbers = {
-        "log_likelihood": score.value,
-        "standard_error": score.standard_error,
-        "elbo": score.elbo,
-        "effective_sample_size": score.effective_sample_size,
-        "pareto_k": score.pareto_k,
+    value, error, effective = (
+        number.item() for number in (score.value, score.standard_error, score.effective_sample_size)
+    )
+    percentile = runtime.card.percentile(value)
+    fields = {
+        "log_likelihood": round(value, 4),
+        "standard_error": round(error, 4) if effective >= MIN_EFFECTIVE and math.isfinite(error) else None,
+        "bits_per_dim": round(-value / (runtime.card.model.num_pixels * math.log(2.0)), 5),
+        "elbo": round(score.elbo.item(), 4),
+        "effective_sample_size": round(effective, 1),
+        "pareto_k": round(score.pareto_k.item(), 3) if score.pareto_k.isfinite() else None,
+        "reliability": score.reliability[0],
+        "percentile": None if percentile is None else round(percentile, 1),
+        "summary": _in_words(percentile) + ("" if effective >= MIN_EFFECTIVE else HANGS_ON_ONE),
     }
-    return msgspec.json.encode({name: _finite(tensor.item()) for name, tensor in numbers.items()})
+    return msgspec.json.encode(fields)
+
+
+def _in_words(percentile: float | None) -> str:
+    if percentile is None:
+        return "This checkpoint was never evaluated, so there is nothing to compare with."
+    if percentile <= 0.0:
+        return "Less likely than every one of the model's test images."
+    if percentile >= 100.0:
+        return "More likely than every one of the model's test images."
+    return f"More likely than {percentile:.0f} % of the model's test images."
 
 
 def _render(runtime: Runtime, payloads: Sequence[Render]) -> list[bytes]:
     return [
-        render(_floats(b"".join(payload.images), runtime.image_shape), payload.layout, runtime.card, seed=payload.seed)
+        _body(runtime, np.frombuffer(b"".join(payload.images), np.float32), payload.layout, payload.seed)
         for payload in payloads
     ]
 
@@ -218,9 +278,9 @@ def _normal(seed: int, start: int, count: int, dim: int) -> Array:
 
 
 def _uniform(seed: int, start: int, count: int, runtime: Runtime) -> Array:
-    """Uniform rows of a seed, a number per pixel, (count, D)."""
-    shape = (start + count, math.prod(runtime.image_shape))
-    return stream(seed, PIXELS).random(shape, dtype=np.float32)[start:]
+    """Uniform rows `start` to `start + count` of a seed, which draw pixels, (count, D)."""
+    pixels = runtime.card.model.num_pixels
+    return stream(seed, PIXELS).random((start + count, pixels), dtype=np.float32)[start:]
 
 
 def _draws_pixels(runtime: Runtime, draw: bool) -> bool:
@@ -228,9 +288,7 @@ def _draws_pixels(runtime: Runtime, draw: bool) -> bool:
     return draw or runtime.model.autoregressive
 
 
-def _rendered(
-    runtime: Runtime, images: Tensor, payloads: Sequence[Draw | Reconstruct], *, with_seed: bool
-) -> list[bytes]:
+def _rendered(runtime: Runtime, images: Tensor, payloads: Sequence[Draw | Reconstruct]) -> list[bytes]:
     """The images of each payload as it wants them."""
     array, results, row = images.cpu().numpy(), [], 0
     for payload in payloads:
@@ -239,17 +297,21 @@ def _rendered(
         if payload.layout is None:
             results.append(own.tobytes())
         else:
-            results.append(render(own, payload.layout, runtime.card, seed=payload.seed if with_seed else None))
+            results.append(_body(runtime, own, payload.layout, payload.seed))
     return results
 
 
-def _floats(data: bytes, image_shape: tuple[int, int, int]) -> Array:
-    return np.frombuffer(data, np.float32).reshape(-1, *image_shape)
+def _body(runtime: Runtime, values: Array, layout: Layout, seed: int | None) -> bytes:
+    """Images as a body, with the model and the seed beside them in JSON."""
+    images = values.reshape(-1, *runtime.image_shape)
+    if layout.format != "json":
+        return render(images, layout.format, columns=layout.columns, scale=layout.scale)
+    names = {"model": runtime.card.name, "model_version": runtime.card.version}
+    content = {"seed": seed, "shape": list(images.shape), "images": _decimals(images).tolist()}
+    return msgspec.json.encode(names | content)
 
 
-def _decimals(values: Tensor) -> NDArray[np.float64]:
-    return values.double().cpu().numpy().round(6)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _decimals(values: Tensor | Array) -> NDArray[np.float64]:
+    """Values with six decimals: more than a pixel or a latent can tell, at half the bytes."""
+    array = values.cpu().numpy() if isinstance(values, Tensor) else values
+    return array.astype(np.float64).round(6)

@@ -11,6 +11,7 @@ from typing import Literal, cast
 import msgspec
 
 __all__ = [
+    "HEADER",
     "Batch",
     "Combine",
     "Computed",
@@ -24,6 +25,8 @@ __all__ = [
     "Layout",
     "Loaded",
     "LoaderReady",
+    "Loading",
+    "Message",
     "MessageStream",
     "Payload",
     "Received",
@@ -32,12 +35,12 @@ __all__ = [
     "Render",
     "Score",
     "decode",
-    "encode",
     "frame",
     "receive",
 ]
 
 HEADER = struct.Struct(">I")
+"""Length of the message that follows, in bytes."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -57,7 +60,7 @@ class Layout(msgspec.Struct, frozen=True, array_like=True):
     scale: int
 
 
-# Work. Images travel as bytes: 8-bit gray levels or float32 values of shape (N, C, H, W).
+# Work. Images travel as bytes: 8-bit gray levels or colours, or float32 values, of shape (N, C, H, W).
 
 
 class Draw(Message, frozen=True):
@@ -75,7 +78,7 @@ class Draw(Message, frozen=True):
 class Reconstruct(Message, frozen=True):
     """Images encoded and decoded, at the posterior means or, with `draw`, by draws with the seed."""
 
-    gray: bytes
+    levels: bytes
     start: int
     count: int
     seed: int
@@ -84,31 +87,37 @@ class Reconstruct(Message, frozen=True):
 
 
 class Encode(Message, frozen=True):
-    """Posterior of each image and the `top` components most responsible for it, as JSON."""
+    """Posterior of each image and the `top` components most responsible for it, as a JSON object in a line each."""
 
-    gray: bytes
+    levels: bytes
     count: int
     top: int
 
 
 class Gallery(Message, frozen=True):
-    """Pseudo-inputs, or for priors without them decoded component means, of these numbers."""
+    """Pseudo-inputs, or for priors without them decoded component means, of these numbers.
+
+    offset:  of the first in the gallery, for JSON
+    stretch: whether each image of a PNG is brightened until its brightest pixel is white
+    """
 
     components: tuple[int, ...]
+    offset: int
+    stretch: bool
     layout: Layout
 
 
 class Score(Message, frozen=True):
     """Log-weights of importance samples `start` to `start + count` of one image, with a noise stream per unit."""
 
-    gray: bytes
+    levels: bytes
     seed: int
     start: int
     count: int
 
 
 class Combine(Message, frozen=True):
-    """The log-likelihood from the parts that `Score` gave, in their order, as JSON."""
+    """The log-likelihood from the parts that `Score` gave, in their order, as a JSON object."""
 
     parts: tuple[bytes, ...]
 
@@ -147,18 +156,28 @@ class Computed(Message, frozen=True):
 # The loader's life.
 
 
+class Loading(Message, frozen=True):
+    """A checkpoint is being loaded from now on."""
+
+    reference: str
+
+
 class Loaded(Message, frozen=True):
     """A checkpoint has been loaded and warmed up.
 
+    card:         as JSON
     weights:      component weights of the prior, float32
-    has_inputs:   True if the prior has pseudo-inputs
+    has_inputs:   whether the prior has pseudo-inputs
+    max_rows:     rows that go through the networks at once
     unit_seconds: time of a unit of heavy work
     """
 
     reference: str
+    card: bytes
     weights: bytes
     has_inputs: bool
     autoregressive: bool
+    max_rows: int
     unit_seconds: float
 
 
@@ -170,18 +189,23 @@ class Refused(Message, frozen=True):
 
 
 class LoaderReady(Message, frozen=True):
-    """Every checkpoint has been loaded or refused."""
+    """Every checkpoint has been loaded or refused.
+
+    forks: whether the loader forks workers; otherwise it becomes the only one
+    """
+
+    forks: bool
 
 
 class Fork(Message, frozen=True):
-    """Fork a worker, with the socket that comes along as its connection."""
+    """Fork a worker, or become it, with the socket that comes along as its connection."""
 
     number: int
     nice: int
 
 
 class Forked(Message, frozen=True):
-    """A worker has been forked."""
+    """A worker has been forked, or if `pid` is 0 could not be."""
 
     number: int
     pid: int
@@ -200,37 +224,39 @@ class Exited(Message, frozen=True):
     status: int
 
 
-Received = Batch | Computed | Loaded | Refused | LoaderReady | Fork | Forked | Kill | Exited
+Received = Batch | Computed | Loading | Loaded | Refused | LoaderReady | Fork | Forked | Kill | Exited
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Received] = msgspec.msgpack.Decoder(Received)
 
-encode = _encoder.encode
 decode = _decoder.decode
 
 
 def frame(message: Message) -> bytes:
-    """A message with its length before it, for a stream."""
-    body = encode(message)
+    """A message with its length before it."""
+    body = _encoder.encode(message)
     return HEADER.pack(len(body)) + body
 
 
 def receive(connection: socket) -> Received | None:
     """The next message of a blocking stream, or None at its end."""
-    header = _exactly(connection, HEADER.size)
+    header = exactly(connection, HEADER.size)
     if header is None:
         return None
     (length,) = HEADER.unpack(header)
-    body = _exactly(connection, length)
+    body = exactly(connection, length)
     return None if body is None else decode(body)
 
 
-def _exactly(connection: socket, length: int) -> bytes | None:
-    """So many bytes, or None if the stream ends before."""
+def exactly(connection: socket, length: int) -> bytes | None:
+    """So many bytes of a blocking stream, or None if it ends before."""
     data = bytearray(length)
     view = memoryview(data)
     while view:
-        count = connection.recv_into(view)
+        try:
+            count = connection.recv_into(view)
+        except ConnectionError:
+            return None
         if not count:
             return None
         view = view[count:]
@@ -247,11 +273,11 @@ class MessageStream(asyncio.Protocol):
     def __init__(self, on_message: Callable[[Received], None], on_end: Callable[[], None]) -> None:
         self._on_message, self._on_end = on_message, on_end
         self._buffer = bytearray()
-        self.transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self.transport = cast("asyncio.Transport", transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Hand on every message that is complete."""
@@ -262,7 +288,8 @@ class MessageStream(asyncio.Protocol):
             end = start + HEADER.size + length
             if len(self._buffer) < end:
                 break
-            message = decode(memoryview(self._buffer)[start + HEADER.size : end])
+            with memoryview(self._buffer) as view:
+                message = decode(view[start + HEADER.size : end])
             start = end
             self._on_message(message)
         if start:
@@ -274,10 +301,10 @@ class MessageStream(asyncio.Protocol):
 
     def send(self, message: Message) -> None:
         """Send a message without waiting."""
-        if self.transport is not None:
-            self.transport.write(frame(message))
+        if self._transport is not None:
+            self._transport.write(frame(message))
 
     def close(self) -> None:
-        """End the stream, without sending what is left."""
-        if self.transport is not None:
-            self.transport.abort()
+        """End the stream at once; the owner is told."""
+        if self._transport is not None:
+            self._transport.abort()

@@ -14,7 +14,7 @@ import pytest
 import torch
 import uvicorn
 
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import Settings
 from vampprior import ModelConfig, build_model
 from vampprior.card import Card

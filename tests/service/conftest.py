@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-import service.store as store_module
-from service.app import create_app
+import service.models.store as store_module
+from service.http.app import create_app
 from service.images import encode_png
 from service.jobs import Compute, Job, Runtime
-from service.server import Server
+from service.http.server import Server
 from service.settings import Settings
 from vampprior import LatentModel, ModelConfig, build_model
 from vampprior.card import Card

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from starlette.requests import Request
 
-from service.answers import choose_format, rounded
+from service.http.answers import choose_format, rounded
 
 
 def request(accept: str) -> Request:

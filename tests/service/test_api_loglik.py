@@ -12,8 +12,8 @@ import torch
 
 from service.images import encode_png
 from service.noise import seeded_generator
-from service.routes.loglik import describe_score
-from service.store import LoadedModel
+from service.http.routes.loglik import describe_score
+from service.models.store import LoadedModel
 from vampprior import LatentModel, LogLikelihood, ModelConfig, log_likelihood
 from vampprior.card import Card, read_card
 

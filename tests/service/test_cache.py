@@ -19,7 +19,7 @@ from service.cache import (
     cache_key,
     create_cache,
 )
-from service.envelope import Envelope
+from service.cache.envelope import Envelope
 from service.errors import BadImage, NotReady
 from service.metrics import Metrics
 from service.settings import Settings

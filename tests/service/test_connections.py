@@ -244,7 +244,7 @@ def test_after_an_early_answer_the_rest_of_a_body_is_passed_over(serve: Any) -> 
 def test_after_an_early_answer_the_rest_of_a_body_is_not_awaited_for_ever(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.connections.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("service.http.connections.LINGER_SECONDS", 0.2)
     with serve(max_body_bytes=1000) as service, connect(service) as connection:
         connection.sendall(b"POST /loglik HTTP/1.1\r\nHost: test\r\nContent-Length: 5000\r\n\r\n" + bytes(100))
         assert read_answer(connection)[0] == 413

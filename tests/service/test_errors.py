@@ -10,7 +10,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 
 from service import errors
 from service.errors import Problem
-from service.problems import PROBLEM_RESPONSES, install_error_handlers
+from service.http.problems import PROBLEM_RESPONSES, install_error_handlers
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.errors import BadParameter, Problem, TooLarge
-from service.forms import MAX_OTHERS, read_form_files
+from service.http.forms import MAX_OTHERS, read_form_files
 from service.images import encode_png
 
 FORM = "multipart/form-data; boundary=X"
@@ -66,7 +66,7 @@ def test_the_charset_of_a_form_is_ignored(charset: str) -> None:
 
 @pytest.mark.parametrize("piece", range(1, 20))
 def test_a_form_may_be_parsed_in_pieces_of_any_length(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    monkeypatch.setattr("service.forms.PIECE_BYTES", piece)
+    monkeypatch.setattr("service.http.forms.PIECE_BYTES", piece)
     content = b"\r\n--X\0\r\n--X-\r\n\r\n--" * 5
     padded = form(part(FILE, content=content), part(FILE, content=b"")).replace(b"\r\n--X\r\n", b"\r\n--X \t\r\n")
     assert read(padded) == [("a.png", content), ("a.png", b"")]
@@ -79,7 +79,7 @@ def test_parsing_ends_after_the_piece_during_which_it_was_stopped(monkeypatch: p
         written.append(arguments)
         stop.set()
 
-    monkeypatch.setattr("service.forms.MultipartParser.write", note)
+    monkeypatch.setattr("service.http.forms.MultipartParser.write", note)
     with pytest.raises(CancelledError):
         read_form_files(FORM, bytes(1_000_000), max_images=3, stop=stop)
     assert len(written) == 1

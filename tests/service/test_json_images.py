@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from service.errors import BadParameter, Problem, TooLarge
-from service.json_images import BLOCK_BYTES, read_json_images
+from service.http.json_images import BLOCK_BYTES, read_json_images
 
 MEGABYTE = 1024 * 1024
 

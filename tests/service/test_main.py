@@ -155,7 +155,7 @@ runpy.run_module("service", run_name="__main__")
 @pytest.mark.parametrize("function", ["find_names", "find_versions", "read_card", "load_checkpoint"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_does_not_wait_for_files_that_hang(start: Any, function: str, number: signal.Signals) -> None:
-    service = start(code=HUNG.format(module="service.store", function=function), shutdown_seconds=10**6)
+    service = start(code=HUNG.format(module="service.models.store", function=function), shutdown_seconds=10**6)
     url = service.url()
     assert httpx.get(f"{url}/health/ready").status_code == 503
     assert httpx.get(f"{url}/health/live").status_code == 200

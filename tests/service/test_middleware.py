@@ -20,9 +20,9 @@ from starlette.responses import StreamingResponse
 
 from service.logs import configure_logging, request_id
 from service.metrics import Metrics
-from service.middleware import AccessControl, BodyLimit, RequestContext, install_middleware
-from service.problems import install_error_handlers
-from service.rate_limit import LocalWindow
+from service.http.middleware import AccessControl, BodyLimit, RequestContext, install_middleware
+from service.http.problems import install_error_handlers
+from service.http.rate_limit import LocalWindow
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from service.errors import BadParameter
-from service.routes.query import MAX_QUERY_BYTES, QueryModel, QueryRoute, parse_query
+from service.http.routes.query import MAX_QUERY_BYTES, QueryModel, QueryRoute, parse_query
 
 
 class Parameters(QueryModel):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from limits import parse
 
-from service.rate_limit import LocalWindow, SharedWindow, client_network, create_rate_limit
+from service.http.rate_limit import LocalWindow, SharedWindow, client_network, create_rate_limit
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ import pytest
 from service.errors import ModelNotFound, NotReady
 from service.metrics import Metrics
 from service.settings import Settings
-from service.store import ModelStore
+from service.models.store import ModelStore
 from service.threads import start_thread
 
 pytestmark = pytest.mark.anyio
@@ -171,7 +171,7 @@ async def test_the_default_model_answers_while_others_load(save_model: Any, hold
 async def test_a_model_that_never_loads_does_not_block_the_others(
     save_model: Any, hold_loading: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.store.STALL_SECONDS", 0.01)
+    monkeypatch.setattr("service.models.store.STALL_SECONDS", 0.01)
     for name in ("alpha", "tiny", "zebra"):
         save_model(tmp_path, name, "1", seed=1)
     unblock = hold_loading("alpha")
@@ -199,7 +199,7 @@ async def test_a_store_that_never_answers_does_not_keep_a_stop_waiting(
         never.wait(120)
         return []
 
-    monkeypatch.setattr("service.store.find_names", hang)
+    monkeypatch.setattr("service.models.store.find_names", hang)
     async with opened(tmp_path) as store:
         loading = asyncio.create_task(store.load())
         await until(hung.is_set)

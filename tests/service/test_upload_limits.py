@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.budget import Budget
+from service.http.budget import Budget
 from service.errors import Overloaded
 from service.images import encode_png, fit_to_model
-from service.json_images import read_json_images
+from service.http.json_images import read_json_images
 from service.settings import Settings
-from service.uploads import UploadReader
+from service.http.uploads import UploadReader
 
 PNG = {"Content-Type": "image/png"}
 LARGE = encode_png(np.random.default_rng(0).random((1, 100, 100)))
@@ -133,7 +133,7 @@ def test_a_wrong_size_is_refused_before_any_pixel_is_decoded(
     buffer = io.BytesIO()
     Image.new("RGB", (100, 90)).save(buffer, kind)
     decoded = []
-    monkeypatch.setattr("service.pixels.OpenedImage.decode", lambda image: decoded.append(image))
+    monkeypatch.setattr("service.images.pixels.OpenedImage.decode", lambda image: decoded.append(image))
     body = problem(bounded.client.post("/encode", files={"file": buffer.getvalue()}), 422, "wrong-size")
     assert "100 x 90" in body["detail"]
     assert decoded == []
@@ -167,7 +167,7 @@ def test_decoding_stops_after_the_image_during_which_the_request_was_cancelled(
     monkeypatch: pytest.MonkeyPatch, pngs: list[bytes]
 ) -> None:
     leaving = Leaving()
-    monkeypatch.setattr("service.uploads.fit_to_model", leaving)
+    monkeypatch.setattr("service.http.uploads.fit_to_model", leaving)
     content = httpx.Request("POST", "http://x", files=[("file", png) for png in pngs])
     reader = UploadReader(Settings())
 
@@ -200,7 +200,7 @@ def test_parsing_of_a_form_stops_after_the_piece_during_which_the_request_was_ca
         reached.set()
         assert go_on.wait(60)
 
-    monkeypatch.setattr("service.forms.MultipartParser.write", wait)
+    monkeypatch.setattr("service.http.forms.MultipartParser.write", wait)
     reader = UploadReader(Settings())
 
     async def scenario() -> None:
@@ -222,7 +222,7 @@ def test_parsing_of_a_form_stops_after_the_piece_during_which_the_request_was_ca
 
 def test_a_hang_up_stops_decoding(bounded: Any, uploads: UploadReader, monkeypatch: pytest.MonkeyPatch) -> None:
     leaving = Leaving()
-    monkeypatch.setattr("service.uploads.fit_to_model", leaving)
+    monkeypatch.setattr("service.http.uploads.fit_to_model", leaving)
     request = httpx.Request("POST", "http://x", files=[("file", LARGE)] * 2)
     connection: socket.socket = bounded.send(
         "/encode?resize=true", request.read(), media_type=request.headers["content-type"]
@@ -245,7 +245,7 @@ def test_a_large_json_body_is_parsed_beside_the_event_loop(bounded: Any, monkeyp
         threads.append(threading.current_thread().name)
         return read_json_images(*arguments, **options)
 
-    monkeypatch.setattr("service.uploads.read_json_images", noting)
+    monkeypatch.setattr("service.http.uploads.read_json_images", noting)
     headers = {"Content-Type": "application/json"}
     for size in (1000, 10_000):
         body = json.dumps({"images": ["x"]}).encode()

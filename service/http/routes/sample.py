@@ -7,12 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from service.answers import IMAGE_RESPONSE, answer
+from service.http.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
 from service.jobs import SampleJob
-from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import MAX_SEED, LayoutQuery, Mode, random_seed, refuse_body, service_of
-from service.routes.query import QueryRoute
+from service.http.problems import PROBLEM_RESPONSES
+from service.http.routes.parameters import MAX_SEED, LayoutQuery, Mode, random_seed, refuse_body, service_of
+from service.http.routes.query import QueryRoute
 
 __all__ = ["router"]
 

@@ -9,14 +9,14 @@ from typing import Annotated, Literal, cast
 from fastapi import Request
 from pydantic import Field
 
-from service.answers import ImageFormat, Layout, choose_format
+from service.http.answers import ImageFormat, Layout, choose_format
 from service.cache import Cache
 from service.errors import BadParameter
 from service.metrics import Metrics
-from service.routes.query import QueryModel
+from service.http.routes.query import QueryModel
 from service.settings import Settings
-from service.store import LoadedModel, ModelStore
-from service.uploads import ModelImages, UploadReader
+from service.models.store import LoadedModel, ModelStore
+from service.http.uploads import ModelImages, UploadReader
 
 __all__ = [
     "MAX_SEED",

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.answers import IMAGE_RESPONSE, answer
+from service.http.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
 from service.jobs import ReconstructJob
-from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import LayoutQuery, Mode, Seed, UploadQuery, service_of
-from service.routes.query import QueryRoute
-from service.uploads import UPLOAD_BODY
+from service.http.problems import PROBLEM_RESPONSES
+from service.http.routes.parameters import LayoutQuery, Mode, Seed, UploadQuery, service_of
+from service.http.routes.query import QueryRoute
+from service.http.uploads import UPLOAD_BODY
 
 __all__ = ["router"]
 

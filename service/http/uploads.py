@@ -17,13 +17,13 @@ from fastapi import FastAPI, Request
 from numpy.typing import NDArray
 
 from hardware import trim_memory
-from service.budget import Budget
+from service.http.budget import Budget
 from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
-from service.forms import read_form_files
+from service.http.forms import read_form_files
 from service.images import check_pixels, check_size, fit_to_model, format_names, open_image
-from service.json_images import read_json_images
-from service.pixels import OpenedImage
-from service.schemas import EXAMPLE_PNG
+from service.http.json_images import read_json_images
+from service.images.pixels import OpenedImage
+from service.http.schemas import EXAMPLE_PNG
 from service.settings import Settings
 
 __all__ = ["UPLOAD_BODY", "ModelImages", "UploadReader", "document_limits"]

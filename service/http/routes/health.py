@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.errors import NotReady
-from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import service_of
-from service.routes.query import QueryRoute
-from service.schemas import Health
+from service.http.problems import PROBLEM_RESPONSES
+from service.http.routes.parameters import service_of
+from service.http.routes.query import QueryRoute
+from service.http.schemas import Health
 
 __all__ = ["router"]
 

@@ -10,16 +10,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from service.answers import ANSWER_HEADERS, answer, model_json
+from service.http.answers import ANSWER_HEADERS, answer, model_json
 from service.cache import cache_key
 from service.errors import BadParameter, TooLarge
-from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import Seed, UploadQuery, service_of
-from service.routes.query import QueryRoute
-from service.schemas import LogLikelihoodAnswer
+from service.http.problems import PROBLEM_RESPONSES
+from service.http.routes.parameters import Seed, UploadQuery, service_of
+from service.http.routes.query import QueryRoute
+from service.http.schemas import LogLikelihoodAnswer
 from service.scoring import LogLikelihoodJob
-from service.store import LoadedModel
-from service.uploads import UPLOAD_BODY
+from service.models.store import LoadedModel
+from service.http.uploads import UPLOAD_BODY
 from vampprior.importance import LogLikelihood
 
 __all__ = ["router"]

@@ -19,13 +19,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.connections import OVER_LIMIT
+from service.http.connections import OVER_LIMIT
 from service.errors import Overloaded, Problem, TooLarge, Unauthorized
-from service.lifetime import RequestLifetime
+from service.http.lifetime import RequestLifetime
 from service.logs import configure_logging, request_id
 from service.metrics import Metrics
-from service.problems import CLIENT_CLOSED_REQUEST, internal_error, problem_response
-from service.rate_limit import Allowance, LocalWindow, SharedWindow, client_network, create_rate_limit
+from service.http.problems import CLIENT_CLOSED_REQUEST, internal_error, problem_response
+from service.http.rate_limit import Allowance, LocalWindow, SharedWindow, client_network, create_rate_limit
 from service.settings import Settings
 
 __all__ = ["AccessControl", "BodyLimit", "RequestContext", "configure_logging", "install_middleware", "request_id"]

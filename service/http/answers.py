@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from service.images import encode_npy, encode_png, sheet_png, sheet_size
-from service.schemas import ImagesAnswer
-from service.store import LoadedModel
+from service.http.schemas import ImagesAnswer
+from service.models.store import LoadedModel
 
 __all__ = [
     "ANSWER_HEADERS",

@@ -10,15 +10,15 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from numpy.typing import NDArray
 from pydantic import Field
 
-from service.answers import Layout, answer, image_response, model_json, rounded
+from service.http.answers import Layout, answer, image_response, model_json, rounded
 from service.cache import cache_key
 from service.errors import PseudoInputNotFound
 from service.jobs import DecodeJob
-from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import LayoutQuery, service_of
-from service.routes.query import QueryRoute
-from service.schemas import PseudoInputList
-from service.store import LoadedModel
+from service.http.problems import PROBLEM_RESPONSES
+from service.http.routes.parameters import LayoutQuery, service_of
+from service.http.routes.query import QueryRoute
+from service.http.schemas import PseudoInputList
+from service.models.store import LoadedModel
 
 __all__ = ["router"]
 

@@ -11,8 +11,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.connections import BoundedConnection, ConnectionBounds
-from service.routes.parameters import Service
+from service.http.connections import BoundedConnection, ConnectionBounds
+from service.http.routes.parameters import Service
 from service.settings import Settings
 
 __all__ = ["Server"]

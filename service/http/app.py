@@ -11,16 +11,16 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from service.cache import create_cache
-from service.documentation import install_documentation
+from service.http.documentation import install_documentation
 from service.metrics import Metrics
-from service.middleware import install_middleware
-from service.problems import WebSocketRefusal, install_error_handlers
-from service.routes import encode, health, loglik, models, pseudo_inputs, reconstruct, sample
-from service.routes.parameters import Service
+from service.http.middleware import install_middleware
+from service.http.problems import WebSocketRefusal, install_error_handlers
+from service.http.routes import encode, health, loglik, models, pseudo_inputs, reconstruct, sample
+from service.http.routes.parameters import Service
 from service.settings import Settings, ignored_variables
-from service.store import ModelStore
+from service.models.store import ModelStore
 from service.threads import start_thread
-from service.uploads import UploadReader, document_limits
+from service.http.uploads import UploadReader, document_limits
 
 __all__ = ["create_app"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import BadImage
-from service.pixels import OpenedImage, exif_orientation, flatten, row_blocks
+from service.images.pixels import OpenedImage, exif_orientation, flatten, row_blocks
 
 __all__ = ["SIGNATURE", "open_png"]
 

@@ -8,14 +8,14 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from service.answers import ANSWER_HEADERS, answer, model_json, rounded
+from service.http.answers import ANSWER_HEADERS, answer, model_json, rounded
 from service.cache import cache_key
 from service.jobs import EncodeJob, Encoding
-from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import UploadQuery, service_of
-from service.routes.query import QueryRoute
-from service.schemas import EncodeAnswer
-from service.uploads import UPLOAD_BODY
+from service.http.problems import PROBLEM_RESPONSES
+from service.http.routes.parameters import UploadQuery, service_of
+from service.http.routes.query import QueryRoute
+from service.http.schemas import EncodeAnswer
+from service.http.uploads import UPLOAD_BODY
 
 __all__ = ["router"]
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
-from service.problems import PROBLEM_RESPONSES
-from service.routes.parameters import service_of
-from service.routes.query import QueryRoute
-from service.schemas import ModelList, ModelSummary
-from service.store import LoadedModel, ModelStore, Refusal
+from service.http.problems import PROBLEM_RESPONSES
+from service.http.routes.parameters import service_of
+from service.http.routes.query import QueryRoute
+from service.http.schemas import ModelList, ModelSummary
+from service.models.store import LoadedModel, ModelStore, Refusal
 
 __all__ = ["router"]
 

@@ -8,7 +8,7 @@ from typing import cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import DeadlineExceeded, NotReady, Problem
-from service.problems import problem_response
+from service.http.problems import problem_response
 
 __all__ = ["RequestLifetime"]
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from hardware import available_threads
-from service.catalog import StoreError, describe_error, find_names, find_versions
+from service.models.catalog import StoreError, describe_error, find_names, find_versions
 from service.engine import Engine
 from service.errors import ModelNotFound, NotReady, PseudoInputNotFound, quoted
 from service.jobs import AnyJob, EncodeJob, ReconstructJob, Runtime, SampleJob

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL.WebPImagePlugin import WebPImageFile
 
 from service.errors import BadImage
-from service.pixels import OpenedImage, exif_orientation, flatten
+from service.images.pixels import OpenedImage, exif_orientation, flatten
 
 __all__ = ["is_webp", "open_webp"]
 

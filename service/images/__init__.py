@@ -1,0 +1,28 @@
+"""Images in (PNG, JPEG and WebP) and out (PNG and npy)."""
+
+from service.images.reading import (
+    FORMATS,
+    check_pixels,
+    check_size,
+    decode_image,
+    fit_to_model,
+    format_names,
+    open_image,
+)
+from service.images.writing import contact_sheet, encode_npy, encode_png, render, sheet_png, sheet_size
+
+__all__ = [
+    "FORMATS",
+    "check_pixels",
+    "check_size",
+    "contact_sheet",
+    "decode_image",
+    "encode_npy",
+    "encode_png",
+    "fit_to_model",
+    "format_names",
+    "open_image",
+    "render",
+    "sheet_png",
+    "sheet_size",
+]
