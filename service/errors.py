@@ -3,11 +3,14 @@
 Problem
  +- BadRequest              400  the request cannot be read
  +- Unauthorized            401  no key, or a wrong one
+ +- Forbidden               403  the key may not do this
  +- NotFound                404  no such path
  |   +- ModelNotFound            no such model or version
  |   +- PseudoInputNotFound      no such pseudo-input
  +- MethodNotAllowed        405  the path has other methods
  +- HeadTimeout             408  the request's head did not come in time
+ +- ReloadRefused           409  the models stay as they were
+ +- ReloadUnderWay          409  the models are being loaded
  +- TooLarge                413  a body, an image or a number of images over its limit
  +- UnsupportedMediaType    415  not an image format that is accepted
  +- BadParameter            422  a parameter out of range
@@ -31,6 +34,7 @@ __all__ = [
     "BadParameter",
     "BadRequest",
     "DeadlineExceeded",
+    "Forbidden",
     "HeadTimeout",
     "HeadersTooLarge",
     "Internal",
@@ -42,6 +46,8 @@ __all__ = [
     "Problem",
     "PseudoInputNotFound",
     "RateLimited",
+    "ReloadRefused",
+    "ReloadUnderWay",
     "TooLarge",
     "Unauthorized",
     "UnsupportedMediaType",
@@ -105,6 +111,12 @@ class Unauthorized(Problem):
     default_headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "APIKey"}
 
 
+class Forbidden(Problem):
+    """The key may not do this."""
+
+    status, slug, title = 403, "forbidden", "Forbidden"
+
+
 class NotFound(Problem):
     """Nothing is at this path."""
 
@@ -133,6 +145,19 @@ class HeadTimeout(Problem):
     """The request line and headers did not come in time."""
 
     status, slug, title = 408, "request-timeout", "Request timeout"
+
+
+class ReloadRefused(Problem):
+    """The store cannot replace the models that answer, which stay as they were."""
+
+    status, slug, title = 409, "reload-refused", "Models not replaced"
+
+
+class ReloadUnderWay(Problem):
+    """The models are being loaded already."""
+
+    status, slug, title = 409, "reload-under-way", "Models are being loaded"
+    default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 
 class TooLarge(Problem):
@@ -191,7 +216,7 @@ class Internal(Problem):
 
 
 class Overloaded(Problem):
-    """The queue is full, or too many uploads are held or decoded at once."""
+    """The lane is full, or too many uploads are held or decoded at once."""
 
     status, slug, title = 503, "overloaded", "Overloaded"
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}

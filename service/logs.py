@@ -21,13 +21,16 @@ FLUSH_SECONDS = 5.0
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
 
-def configure_logging(level: str) -> None:
-    """Print one JSON object a line on standard error, for uvicorn's loggers as well."""
+def configure_logging(level: str, *, threads: bool = True) -> None:
+    """Print one JSON object a line on standard error, for uvicorn's loggers as well.
+
+    Without `threads` each line is written at once, as a process needs that will fork.
+    """
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler.formatter, JsonFormatter):
             root.removeHandler(handler)
-    handler = BatchingHandler(sys.stderr)
+    handler = BatchingHandler(sys.stderr) if threads else logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root.addHandler(handler)
     root.setLevel(level.upper())

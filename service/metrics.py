@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -13,6 +17,9 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+if TYPE_CHECKING:
+    from service.engine.queue import Task
 
 __all__ = ["Metrics"]
 
@@ -31,6 +38,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -63,37 +71,43 @@ class Metrics:
             registry=registry,
         )
 
-        self.jobs_total = Counter(
-            "vampprior_jobs_total",
-            "Jobs that left an engine, by how they ended.",
+        self.tasks_total = Counter(
+            "vampprior_tasks_total",
+            "Pieces of work that left the engine, by how they ended.",
             ["model", "operation", "outcome"],
             registry=registry,
         )
-        self.job_wait_seconds = Histogram(
-            "vampprior_job_wait_seconds",
-            "Time a job waited before its first computation.",
+        self.task_wait_seconds = Histogram(
+            "vampprior_task_wait_seconds",
+            "Time a piece of work waited for a worker.",
             ["model", "operation"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.job_compute_seconds = Histogram(
-            "vampprior_job_compute_seconds",
-            "Time from a job's first computation to its end.",
+        self.batch_seconds = Histogram(
+            "vampprior_batch_seconds",
+            "Time that a worker took for a batch.",
             ["model", "operation"],
             buckets=SECONDS,
             registry=registry,
-        )
-        self.queue_jobs = Gauge(
-            "vampprior_queue_jobs", "Jobs waiting or under way in an engine.", ["model"], registry=registry
-        )
-        self.queue_rows = Gauge(
-            "vampprior_queue_rows", "Network rows waiting or under way in an engine.", ["model"], registry=registry
         )
         self.batch_rows = Histogram(
             "vampprior_batch_rows",
             "Network rows computed together; of log-likelihoods, importance samples.",
             ["model", "operation"],
             buckets=ROWS,
+            registry=registry,
+        )
+        self.queue_requests = Gauge(
+            "vampprior_queue_requests", "Requests waiting or under way in a lane.", ["lane"], registry=registry
+        )
+        self.queue_rows = Gauge(
+            "vampprior_queue_rows", "Network rows waiting or under way in a lane.", ["lane"], registry=registry
+        )
+        self.process_deaths_total = Counter(
+            "vampprior_process_deaths_total",
+            "Processes of the engine that ended although nobody wanted it to, by lane, or `loader`.",
+            ["kind"],
             registry=registry,
         )
         self.model_ready = Gauge(
@@ -109,6 +123,36 @@ class Metrics:
             registry=registry,
         )
 
+    def watch_queues(self, sizes: Callable[[], dict[str, tuple[int, int]]]) -> None:
+        """Have the gauges of the queues show requests and rows of each lane."""
+        for lane in sizes():
+            self.queue_requests.labels(lane).set_function(partial(_size, sizes, lane, 0))
+            self.queue_rows.labels(lane).set_function(partial(_size, sizes, lane, 1))
+
+    def observe_batch(self, tasks: Sequence[Task], outcome: str, seconds: float) -> None:
+        """Count tasks of one batch that ended alike; `seconds` is what a worker took for it."""
+        if not tasks:
+            return
+        model, operation = tasks[0].model, type(tasks[0].payload).__name__.lower()
+        self._labels(self.tasks_total, model, operation, outcome).inc(len(tasks))
+        if outcome == "ok":
+            self._labels(self.batch_seconds, model, operation).observe(seconds)
+            self._labels(self.batch_rows, model, operation).observe(sum(task.rows for task in tasks))
+            wait = self._labels(self.task_wait_seconds, model, operation)
+            for task in tasks:
+                wait.observe((task.started or task.admitted) - task.admitted)
+
+    def _labels(self, family: Any, *labels: str) -> Any:
+        """A child of a metric; `labels` looks for it under a lock."""
+        found = self._children.get((family, labels))
+        if found is None:
+            found = self._children[family, labels] = family.labels(*labels)
+        return found
+
     def render(self) -> tuple[bytes, str]:
         """The metrics in Prometheus' text format, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def _size(sizes: Callable[[], dict[str, tuple[int, int]]], lane: str, index: int) -> float:
+    return sizes()[lane][index]

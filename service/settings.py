@@ -9,14 +9,14 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from limits import parse_many
 from pydantic import Field, RedisDsn, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio import ConnectionPool
 
-from service.models.catalog import StoreError, check_store
+from hardware import available_cpus
 from service.images import FORMATS
+from service.models.catalog import StoreError, check_store
 from service.threads import start_thread
 from vampprior.card import CHECKPOINT_NAME
 
@@ -24,8 +24,10 @@ __all__ = ["Settings", "SettingsError", "ignored_variables", "load_settings"]
 
 PREFIX = "VAMP_"
 TRAINING_VARIABLES = {"VAMP_DATA_DIR"}
+RENAMED = {"VAMP_THREADS": "VAMP_WORKERS"}
 MAX_SECONDS = 31_536_000
 """A year: the upper bound of every time that has no narrower one."""
+MAX_LIGHT_WORKERS = 4
 STORE_CHECK_SECONDS = 5.0
 """How long the start waits for the model store. A store that answers later is read while the service runs."""
 
@@ -68,18 +70,31 @@ class Settings(BaseSettings):
         "`X-Forwarded-Proto` are believed; empty believes none.",
     )
     device: str = Field(default="auto", description="Where models compute: `auto`, `cpu`, `cuda` or `cuda:N`.")
-    threads: int = Field(
-        default=0, ge=0, le=1024, description="Compute threads of a model; 0 takes the CPUs this process may use."
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Processes for log-likelihoods and other heavy work, beside those for light work; 0 takes one for "
+        "each CPU that this process may use. On a GPU there is one process for all work.",
     )
+    models: str = Field(
+        default="", description="Comma-separated models to load, `name` or `name@version`; empty loads all."
+    )
+    watch: bool = Field(default=False, description="Whether models are loaded again when the store changes.")
 
     queue_length: int = Field(
-        default=256, ge=1, le=1_000_000, description="Jobs that may wait for one model; one more is answered 503."
+        default=256,
+        ge=1,
+        le=1_000_000,
+        description="Requests of light work, and as many of heavy work, that may wait or be computed; one more is "
+        "answered 503.",
     )
     queued_rows: int = Field(
         default=2_000_000,
         ge=1,
         le=10**12,
-        description="Network rows (images times samples) that may wait for one model; more is answered 503.",
+        description="Network rows (images times samples) of light work, and as many of heavy work, that may wait or be "
+        "computed; more are answered 503.",
     )
     deadline_seconds: float = Field(
         default=60.0,
@@ -199,6 +214,11 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Comma-separated keys, one of which must come in `X-API-Key`, else 401; empty lets everyone in.",
     )
+    admin_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="Comma-separated keys, one of which must come in `X-API-Key` to reload the models, else 403; empty "
+        "lets nobody.",
+    )
     rate_limit: str = Field(
         default="",
         description="Requests a client may make, such as `100/minute`, else 429; empty sets no limit. Replicas that "
@@ -215,7 +235,20 @@ class Settings(BaseSettings):
 
     def api_key_list(self) -> list[str]:
         """The keys that open the service; none means that it is open to everyone."""
-        return [key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip()]
+        return _keys(self.api_keys)
+
+    def admin_key_list(self) -> list[str]:
+        """The keys that may reload the models; none means that nobody may."""
+        return _keys(self.admin_keys)
+
+    def model_names(self) -> list[str]:
+        """Models to load, `name` or `name@version`; none means all."""
+        return [name.strip() for name in self.models.split(",") if name.strip()]
+
+    def worker_counts(self) -> dict[str, int]:
+        """Processes of each lane: most of the work is heavy, and light work needs a quarter of the CPUs at most."""
+        cpus = available_cpus()
+        return {"light": min(MAX_LIGHT_WORKERS, max(1, cpus // 4)), "heavy": self.workers or cpus}
 
     def image_format_list(self) -> list[str]:
         """The formats of images that are accepted."""
@@ -256,9 +289,17 @@ class Settings(BaseSettings):
     def _check_device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value, re.ASCII):
             raise ValueError(f"must be auto, cpu, cuda or cuda:N, not {value!r}")
-        kind, _, number = value.partition(":")
-        if kind == "cuda" and int(number or 0) >= (there := torch.cuda.device_count()):
-            raise ValueError(f"is {value}, but PyTorch finds {there or 'no'} GPU{'' if there == 1 else 's'} here")
+        return value  # whether it is there, the process that loads the models finds out
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, value: str, info: ValidationInfo) -> str:
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if not all(re.fullmatch(f"{CHECKPOINT_NAME}(@{CHECKPOINT_NAME})?", name) for name in names):
+            raise ValueError(f"must be models, `name` or `name@version`, separated by commas, not {value!r}")
+        default = str(info.data.get("default_model", ""))
+        if names and not any(_includes(name, default) for name in names):
+            raise ValueError(f"leaves out {PREFIX}DEFAULT_MODEL, {default}")
         return value
 
     @field_validator("cache_url")
@@ -284,7 +325,7 @@ class Settings(BaseSettings):
             raise ValueError(f"is not an address of Redis: {error}") from None
         return value
 
-    @field_validator("api_keys")
+    @field_validator("api_keys", "admin_keys")
     @classmethod
     def _check_api_keys(cls, value: SecretStr) -> SecretStr:
         keys = [key.strip() for key in value.get_secret_value().split(",")]
@@ -366,6 +407,20 @@ def _unknown_variables() -> list[str]:
     for name in sorted(given.difference(ignored_variables())):
         if name.upper() in known | TRAINING_VARIABLES:
             continue
+        if name.upper() in RENAMED:
+            problems.append(f"{name} is now {RENAMED[name.upper()]}")
+            continue
         nearest = difflib.get_close_matches(name.upper(), known, n=1)
         problems.append(f"{name} is not a setting" + (f", did you mean {nearest[0]}?" if nearest else ""))
     return problems
+
+
+def _keys(secret: SecretStr) -> list[str]:
+    return [key.strip() for key in secret.get_secret_value().split(",") if key.strip()]
+
+
+def _includes(wanted: str, default: str) -> bool:
+    """Whether loading `wanted` loads the default model, each a `name` or `name@version`."""
+    name, _, version = wanted.partition("@")
+    default_name, _, default_version = default.partition("@")
+    return name == default_name and (not version or not default_version or version == default_version)

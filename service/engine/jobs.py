@@ -203,7 +203,7 @@ def _score(runtime: Runtime, payloads: Sequence[Score]) -> list[bytes]:
     step = max(BLOCK_ROWS, runtime.max_rows // images // BLOCK_ROWS * BLOCK_ROWS)
     chunks = [
         model.log_px_and_kl(x[:images, None], context, chunk, runtime.mixture)
-        for chunk in runtime.tensor(noise).split(step, dim=1)
+        for chunk in torch.split(runtime.tensor(noise), step, dim=1)
     ]
     log_px, kl = (torch.cat(parts, dim=1)[:, :count] for parts in zip(*chunks, strict=True))
     return [part.tobytes() for part in torch.stack([log_px, kl], 1).cpu().numpy()]

@@ -1,29 +1,30 @@
-"""`python -m service.engine.loader FD`: loads the checkpoints and forks workers, which share their memory.
+"""`python -m service.engine.loader FD START`: loads the checkpoints and forks workers, which share their memory.
 
-It has one thread, so that forking is safe, and ends with the front end. Messages come and go through the socket of
-that number, one per packet.
+It has one thread, so that forking is safe, and ends with the front end. On a GPU, and on systems other than Linux,
+forking is not safe; there it becomes the only worker. FD is its socket to the front end, START a `LoaderStart`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import json
+import logging
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 
-from hardware import keep_freed_memory
+from hardware import available_cpus, keep_freed_memory, trim_memory
 from service.engine.jobs import Runtime, compute
 from service.engine.protocol import (
+    HEADER,
     Combine,
     Draw,
     Encode,
@@ -34,66 +35,89 @@ from service.engine.protocol import (
     Layout,
     Loaded,
     LoaderReady,
+    Loading,
     Message,
     Payload,
     Reconstruct,
     Refused,
     Score,
     decode,
-    encode,
+    exactly,
+    frame,
 )
+from service.engine.supervisor import LoaderStart
 from service.engine.worker import work
-from vampprior.card import CheckpointError
+from service.logs import configure_logging
+from vampprior.card import CARD_FILE, CheckpointError
 from vampprior.checkpoint import load_checkpoint
 
 PR_SET_PDEATHSIG = 1
-PACKET_BYTES = 1 << 16
 UNIT_SAMPLES = 512
 
-
-class Start(msgspec.Struct, frozen=True):
-    """What a loader is told at its start, as JSON in its arguments.
-
-    folders: checkpoints, in the order in which they are loaded
-    parent:  process that it ends with
-    """
-
-    folders: list[str]
-    device: str
-    parent: int
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Load, then fork workers until the front end closes the socket."""
     for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal sends to all; the front end ends its processes
         signal.signal(number, signal.SIG_IGN)
-    start = msgspec.json.decode(sys.argv[2], type=Start)
+    start = msgspec.json.decode(sys.argv[2], type=LoaderStart)
     die_with_parent(start.parent)
-    torch.set_num_threads(1)
+    configure_logging(os.environ.get("VAMP_LOG_LEVEL", "info"), threads=False)
+    run(socket.socket(fileno=int(sys.argv[1])), start)
+
+
+def run(control: socket.socket, start: LoaderStart) -> None:
+    """Load, tell what was loaded, and fork workers until the front end closes the socket."""
     keep_freed_memory()
-    control = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        device = find_device(start.device)
+    except ValueError as error:
+        for folder in map(Path, start.folders):
+            _send(control, Refused(_reference(folder), str(error)))
+        device = torch.device("cpu")
+        start = LoaderStart([], start.device, start.parent)
+    forks = device.type == "cpu" and sys.platform == "linux"
+    torch.set_num_threads(1 if forks or device.type != "cpu" else available_cpus())
     runtimes = {}
     for folder in map(Path, start.folders):
-        reference = f"{folder.parent.name}@{folder.name}"
+        reference = _reference(folder)
+        _send(control, Loading(reference))
         try:
-            runtimes[reference] = runtime = load_runtime(folder, torch.device(start.device))
-            _send(control, _describe(reference, runtime))
+            runtimes[reference] = load_runtime(folder, device)
+            _send(control, _describe(reference, runtimes[reference]))
         except CheckpointError as error:
             _send(control, Refused(reference, str(error)))
         except Exception as error:
+            logger.exception("model %s failed to load", reference)
             _send(control, Refused(reference, f"failed to load: {error}"))
-    _send(control, LoaderReady())
+    _send(control, LoaderReady(forks))
     gc.collect()
     gc.freeze()
-    _trim()
-    _serve(control, runtimes)
+    trim_memory()  # before the fork, or each worker would copy what was freed
+    if forks:
+        _fork_workers(control, runtimes)
+    else:
+        _become_worker(control, runtimes)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes a GPU if there is one. Raises `ValueError` for a GPU that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"VAMP_DEVICE is {name}, but PyTorch finds {count or 'no'} GPU{'' if count == 1 else 's'} here"
+        )
+    return device
 
 
 def load_runtime(folder: Path, device: torch.device) -> Runtime:
     """Load a checkpoint. Raises `CheckpointError`."""
     model, card = load_checkpoint(folder)
     if (card.name, card.version) != (folder.parent.name, folder.name):
-        raise CheckpointError(f"{folder} holds the card of {card.name}@{card.version}")
+        raise CheckpointError(f"{folder / CARD_FILE} is the card of {card.name}@{card.version}")
     model = model.to(device)
     with torch.inference_mode():
         return Runtime(card, model, model.prior_mixture(), device)
@@ -101,28 +125,31 @@ def load_runtime(folder: Path, device: torch.device) -> Runtime:
 
 def _describe(reference: str, runtime: Runtime) -> Loaded:
     """Warm the model up, and say what the front end needs to know of it."""
-    gray = bytes(int(np.prod(runtime.image_shape)))
-    layout = Layout("png", 1, 1)
-    for payload in _warm_up(gray, layout):
-        (part,) = compute(runtime, [payload])
-        if isinstance(payload, Score):
-            compute(runtime, [Combine((part,))])
+    channels, height, width = runtime.image_shape
+    levels, layout = bytes(channels * height * width), Layout("png", 1, 1)
+    payloads: list[Payload] = [
+        Draw(0, 1, 0, None, 1.0, False, layout),
+        Reconstruct(levels, 0, 1, 0, True, layout),
+        Encode(levels, 1, 5),
+        Score(levels, 0, 0, 32),
+    ]
+    parts = [compute(runtime, [payload]) for payload in payloads][-1]
+    compute(runtime, [Combine(tuple(parts))])
     begin = time.perf_counter()
-    compute(runtime, [Score(gray, 0, 0, UNIT_SAMPLES)])
-    seconds = time.perf_counter() - begin
-    weights = runtime.mixture.log_weights.exp().cpu().numpy().astype(np.float32)
-    has_inputs = runtime.model.prior.pseudo_inputs is not None
-    return Loaded(reference, weights.tobytes(), has_inputs, runtime.model.autoregressive, seconds)
+    compute(runtime, [Score(levels, 0, 0, 32)])
+    seconds = (time.perf_counter() - begin) * UNIT_SAMPLES / 32
+    return Loaded(
+        reference,
+        json.dumps(runtime.card.to_dict()).encode(),
+        runtime.weights.tobytes(),
+        runtime.model.prior.pseudo_inputs is not None,
+        runtime.model.autoregressive,
+        runtime.max_rows,
+        seconds,
+    )
 
 
-def _warm_up(gray: bytes, layout: Layout) -> Iterator[Payload]:
-    yield Draw(0, 1, 0, None, 1.0, False, layout)
-    yield Reconstruct(gray, 0, 1, 0, True, layout)
-    yield Encode(gray, 1, 5)
-    yield Score(gray, 0, 0, 32)
-
-
-def _serve(control: socket.socket, runtimes: dict[str, Runtime]) -> None:
+def _fork_workers(control: socket.socket, runtimes: dict[str, Runtime]) -> None:
     """Fork and kill workers as told, and tell of those that end, until the front end closes the socket."""
     workers: dict[int, int] = {}  # number by process
     woken, waker = socket.socketpair()
@@ -132,37 +159,56 @@ def _serve(control: socket.socket, runtimes: dict[str, Runtime]) -> None:
     while True:
         readable, _, _ = select.select([control, woken], [], [])
         if woken in readable:
-            woken.recv(PACKET_BYTES)
+            woken.recv(4096)
         if control in readable:
-            packet, descriptors, _, _ = socket.recv_fds(control, PACKET_BYTES, 1)
-            if not packet:
+            received = _receive(control)
+            if received is None:
                 return
-            message = decode(packet)
+            message, descriptors = received
             if isinstance(message, Fork):
-                workers[_fork(control, message, descriptors[0], runtimes)] = message.number
-                os.close(descriptors[0])
+                process = _fork(control, message, descriptors[0], runtimes)
+                if process:
+                    workers[process] = message.number
             elif isinstance(message, Kill):
-                for pid in [pid for pid, number in workers.items() if number == message.number]:
-                    os.kill(pid, signal.SIGKILL)
+                for process in [process for process, number in workers.items() if number == message.number]:
+                    os.kill(process, signal.SIGKILL)
+            for descriptor in descriptors:
+                os.close(descriptor)
         _reap(control, workers)
 
 
-def _reap(control: socket.socket, workers: dict[int, int]) -> None:
-    """Tell of every worker that has ended."""
-    while workers:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            return
-        _send(control, Exited(workers.pop(pid), os.waitstatus_to_exitcode(status)))
+def _become_worker(control: socket.socket, runtimes: dict[str, Runtime]) -> None:
+    """Be the worker that the front end calls for."""
+    received = _receive(control)
+    if received is None:
+        return
+    message, (descriptor,) = received
+    if isinstance(message, Fork):
+        _send(control, Forked(message.number, os.getpid()))
+        work(socket.socket(fileno=descriptor), runtimes)
+
+
+def _receive(control: socket.socket) -> tuple[Message, list[int]] | None:
+    """The next message of the front end and the file descriptors that came along, or None at the end."""
+    header, descriptors, _, _ = socket.recv_fds(control, HEADER.size, 1)
+    if len(header) < HEADER.size:
+        return None
+    (length,) = HEADER.unpack(header)
+    body = exactly(control, length)
+    return None if body is None else (decode(body), descriptors)
 
 
 def _fork(control: socket.socket, message: Fork, descriptor: int, runtimes: dict[str, Runtime]) -> int:
-    """Fork a worker and return its process; the worker itself never returns."""
+    """Fork a worker and return its process, or 0 if that failed; the worker itself never returns."""
     loader = os.getpid()
-    pid = os.fork()
-    if pid:
-        _send(control, Forked(message.number, pid))
-        return pid
+    try:
+        process = os.fork()
+    except OSError as error:
+        logger.error("no worker can be forked: %s", error)
+        process = -1
+    if process:
+        _send(control, Forked(message.number, max(process, 0)))
+        return max(process, 0)
     status = 1
     try:
         die_with_parent(loader)
@@ -176,6 +222,15 @@ def _fork(control: socket.socket, message: Fork, descriptor: int, runtimes: dict
         os._exit(status)
 
 
+def _reap(control: socket.socket, workers: dict[int, int]) -> None:
+    """Tell of every worker that has ended."""
+    while workers:
+        process, status = os.waitpid(-1, os.WNOHANG)
+        if not process:
+            return
+        _send(control, Exited(workers.pop(process), os.waitstatus_to_exitcode(status)))
+
+
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends; on systems other than Linux, the socket tells it."""
     if sys.platform == "linux":
@@ -184,14 +239,15 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def _reference(folder: Path) -> str:
+    return f"{folder.parent.name}@{folder.name}"
+
+
 def _send(control: socket.socket, message: Message) -> None:
-    control.sendall(encode(message))
-
-
-def _trim() -> None:
-    """Hand freed memory back before the fork, so that workers do not copy it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        control.sendall(frame(message))
+    except ConnectionError:  # the front end has closed its end
+        os._exit(0)
 
 
 if __name__ == "__main__":

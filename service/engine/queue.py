@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -66,8 +66,8 @@ class Request:
         self._reserved = 0
         self._leave()
 
-    def add(self, tasks: Sequence[Task]) -> None:
-        """Let tasks wait in the room that was reserved for them."""
+    def add(self, tasks: Sequence[Task], *, first: bool = False) -> None:
+        """Let tasks wait in the room that was reserved for them, before all others of the lane with `first`."""
         rows = sum(task.rows for task in tasks)
         if self._inside:
             self._reserved -= rows
@@ -75,8 +75,11 @@ class Request:
             self.lane.rows += rows
             self.lane.requests += not self._open
         self._open += len(tasks)
-        self.waiting.extend(tasks)
-        self.lane.wait(self)
+        if first:
+            self.lane.put_first(tasks)
+        else:
+            self.waiting.extend(tasks)
+            self.lane.wait(self)
 
     def withdraw(self, tasks: Sequence[Task]) -> None:
         """Take out those of the tasks that still wait, since nobody wants their results."""
@@ -142,8 +145,8 @@ class Lane:
             if not requests:
                 del self._turns[request.client]
 
-    def repeat(self, tasks: Sequence[Task]) -> None:
-        """Let tasks of a worker that has ended wait again, before all others."""
+    def put_first(self, tasks: Sequence[Task]) -> None:
+        """Let tasks wait before all others."""
         for task in reversed(tasks):
             request = task.request
             request.waiting.appendleft(task)
@@ -151,26 +154,26 @@ class Lane:
             self._turns[request.client].move_to_end(request, last=False)
             self._turns.move_to_end(request.client, last=False)
 
-    def take(self, max_rows: int) -> list[Task]:
-        """The task whose turn it is, and others that may be computed with it, up to `max_rows` rows.
+    def take(self, max_rows: Callable[[str], int]) -> list[Task]:
+        """The task whose turn it is, and others that may be computed with it, up to `max_rows` rows of their model.
 
         A task that was in the hands of a worker that ended is taken alone, so that it can end no other task's worker.
         """
         taken: list[Task] = []
-        rows = 0
-        while rows < max_rows:
+        rows = most = before = 0
+        while self._turns and (not taken or len(taken) > before):
             before = len(taken)
             for request in self._in_turn():
                 task = request.waiting[0]
-                if taken and (task.key != taken[0].key or task.deaths or rows + task.rows > max_rows):
+                if not taken:
+                    most = max_rows(task.model)
+                elif task.key != taken[0].key or task.deaths or rows + task.rows > most:
                     continue
                 self._advance(request)
                 taken.append(task)
                 rows += task.rows
-                if task.deaths or rows >= max_rows:
+                if task.deaths or rows >= most:
                     return taken
-            if len(taken) == before:
-                break
         return taken
 
     def drain(self) -> list[Task]:

@@ -1,33 +1,31 @@
-"""From arrays to responses: PNG, JSON or NPY as the client asked, with the headers that say what gave the answer."""
+"""Responses: PNG, JSON or NPY as the client asked, with the headers that say what gave the answer."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-import numpy as np
+import msgspec
 from fastapi import Request, Response
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from service.images import encode_npy, encode_png, sheet_png, sheet_size
+from service.engine.protocol import Layout
 from service.http.schemas import ImagesAnswer
-from service.models.store import LoadedModel
+from service.images import sheet_size
+from service.models.loaded import LoadedModel
 
 __all__ = [
     "ANSWER_HEADERS",
     "IMAGE_RESPONSE",
+    "MEDIA_TYPES",
     "ImageFormat",
-    "Layout",
     "answer",
     "choose_format",
     "image_response",
-    "model_json",
-    "rounded",
+    "png_pixels",
+    "results_json",
 ]
 
 ImageFormat = Literal["png", "json", "npy"]
@@ -61,35 +59,12 @@ def image_response(json_model: type[BaseModel]) -> dict[int | str, dict[str, Any
 IMAGE_RESPONSE = image_response(ImagesAnswer)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How images go out: the format and, for a PNG, images a row and the whole factor that enlarges them."""
-
-    format: ImageFormat
-    columns: int
-    scale: int
-
-    @property
-    def media_type(self) -> str:
-        """Of the response."""
-        return MEDIA_TYPES[self.format]
-
-    def pixels(self, shape: Sequence[int]) -> int:
-        """Pixels of a PNG of images of that shape, (N, C, H, W)."""
-        count, _, height, width = shape
-        if count <= 1:
-            return count * height * width * self.scale**2
-        return math.prod(sheet_size(shape, columns=self.columns, scale=self.scale))
-
-    def render(self, images: NDArray[np.float32], loaded: LoadedModel, seed: int | None = None) -> bytes:
-        """A body of images (N, C, H, W); slow enough to belong into a worker thread."""
-        if self.format == "png" and len(images) == 1:  # without a sheet's margin, so that it can be sent back
-            return encode_png(images[0], scale=self.scale)
-        if self.format == "png":
-            return sheet_png(images, columns=self.columns, scale=self.scale)
-        if self.format == "npy":
-            return encode_npy(images)
-        return model_json(ImagesAnswer, loaded, seed=seed, shape=list(images.shape), images=rounded(images))
+def png_pixels(layout: Layout, shape: Sequence[int]) -> int:
+    """Pixels of a PNG of images of that shape, (N, C, H, W)."""
+    count, _, height, width = shape
+    if count <= 1:
+        return count * height * width * layout.scale**2
+    return math.prod(sheet_size(shape, columns=layout.columns, scale=layout.scale))
 
 
 def choose_format(request: Request, wanted: ImageFormat | None) -> ImageFormat:
@@ -118,24 +93,21 @@ def _offer(item: str) -> tuple[str, float]:
         return media_type, 0.0
 
 
-def rounded(values: NDArray[np.floating[Any]]) -> list[Any]:
-    """Nested lists with six decimals: more than a pixel or a latent can tell, at half the bytes."""
-    return list(np.round(values.astype(np.float64), 6).tolist())
-
-
-def model_json(schema: type[BaseModel], loaded: LoadedModel, **values: Any) -> bytes:
-    """JSON of that schema, named after the model. Not validated: large answers would take longer than to compute."""
-    names = {"model": loaded.card.name, "model_version": loaded.card.version}
-    if unknown := {*names, *values} - set(schema.model_fields):
-        raise ValueError(f"{schema.__name__} has no field {sorted(unknown)[0]}")
-    return json.dumps(names | values, separators=(",", ":"), allow_nan=False).encode()
+def results_json(loaded: LoadedModel, names: Sequence[str], results: Sequence[bytes], **fields: int) -> bytes:
+    """JSON named after the model, with one result for each file: a JSON object that gets the file's name."""
+    head = msgspec.json.encode({"model": loaded.card.name, "model_version": loaded.card.version, **fields})
+    # the results are JSON already, so the text is put together and not decoded
+    items = [
+        b'{"file":' + msgspec.json.encode(name) + b"," + result[1:] for name, result in zip(names, results, strict=True)
+    ]
+    return head[:-1] + b',"results":[' + b",".join(items) + b"]}"
 
 
 def answer(
     body: bytes, media_type: str, loaded: LoadedModel, *, seed: int | None = None, hit: bool | None = None
 ) -> Response:
     """The response; `seed` where one was used, `hit` where the cache was asked."""
-    headers = {"X-Model": loaded.card.name, "X-Model-Version": loaded.card.version}
+    headers = dict(loaded.headers)
     if seed is not None:
         headers["X-Seed"] = str(seed)
     if hit is not None:

@@ -12,15 +12,14 @@ from fastapi import FastAPI
 
 from service.cache import create_cache
 from service.http.documentation import install_documentation
-from service.metrics import Metrics
 from service.http.middleware import install_middleware
 from service.http.problems import WebSocketRefusal, install_error_handlers
 from service.http.routes import encode, health, loglik, models, pseudo_inputs, reconstruct, sample
 from service.http.routes.parameters import Service
-from service.settings import Settings, ignored_variables
-from service.models.store import ModelStore
-from service.threads import start_thread
 from service.http.uploads import UploadReader, document_limits
+from service.metrics import Metrics
+from service.models.store import ModelStore
+from service.settings import Settings, ignored_variables
 
 __all__ = ["create_app"]
 
@@ -57,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         await service.cache.close()
         for limit in rate_limits:
             await limit.close()
-        await asyncio.wrap_future(start_thread(service.store.close, settings.shutdown_seconds))
+        await service.store.close(settings.shutdown_seconds)
 
     app = FastAPI(
         title="VampPrior density model service",
@@ -76,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.router.routes.append(WebSocketRefusal())
     install_documentation(app, settings)
     install_error_handlers(app)
-    rate_limits = install_middleware(app, settings, metrics)
+    rate_limits = install_middleware(app, settings, metrics, service.store)
     return app
 
 

@@ -11,7 +11,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
@@ -19,13 +19,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import Forbidden, Overloaded, Problem, TooLarge, Unauthorized
 from service.http.connections import OVER_LIMIT
-from service.errors import Overloaded, Problem, TooLarge, Unauthorized
 from service.http.lifetime import RequestLifetime
-from service.logs import configure_logging, request_id
-from service.metrics import Metrics
 from service.http.problems import CLIENT_CLOSED_REQUEST, internal_error, problem_response
 from service.http.rate_limit import Allowance, LocalWindow, SharedWindow, client_network, create_rate_limit
+from service.logs import configure_logging, request_id
+from service.metrics import Metrics
+from service.models.store import ModelStore
 from service.settings import Settings
 
 __all__ = ["AccessControl", "BodyLimit", "RequestContext", "configure_logging", "install_middleware", "request_id"]
@@ -35,6 +36,7 @@ SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # what anyone may read without a key: probes, metrics, the documentation and the studio page
 OPEN_PATHS = re.compile(r"/|/(health|docs|static|static-offline-docs)/.*|/(docs|openapi\.json|metrics)")
 # what is answered in any case, without a limit and on any connection
+ADMIN_PATHS = {"/models/reload"}
 PROBE_PATHS = re.compile(r"/health/.*|/metrics")
 
 RateLimit = LocalWindow | SharedWindow
@@ -42,7 +44,7 @@ RateLimit = LocalWindow | SharedWindow
 access_log = logging.getLogger("service.access")
 
 
-def install_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> list[RateLimit]:
+def install_middleware(app: FastAPI, settings: Settings, metrics: Metrics, store: ModelStore) -> list[RateLimit]:
     """Put the four around `app`, in their order; returns the rate limits, which the application closes at its end."""
     keys = settings.api_key_list()
 
@@ -51,11 +53,13 @@ def install_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> li
         return create_rate_limit(limit, url, timeout, name=name) if limit else None
 
     limit = limit_of(settings.rate_limit, "requests")
-    failure_limit = limit_of(settings.key_failure_limit, "key-failures") if keys else None
+    failure_limit = limit_of(settings.key_failure_limit, "key-failures") if keys or settings.admin_key_list() else None
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(AccessControl, keys=keys, limit=limit, failure_limit=failure_limit)
+    app.add_middleware(
+        AccessControl, keys=keys, admin_keys=settings.admin_key_list(), limit=limit, failure_limit=failure_limit
+    )
     app.add_middleware(RequestLifetime, deadline=settings.deadline_seconds)
-    app.add_middleware(RequestContext, metrics=metrics, routes=app.router.routes)
+    app.add_middleware(RequestContext, metrics=metrics, store=store, routes=app.router.routes)
     return [created for created in (limit, failure_limit) if created is not None]
 
 
@@ -66,9 +70,12 @@ class RequestContext:
     context variable `request_id`, and in the answer's header.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, store: ModelStore | None = None, routes: Sequence[BaseRoute] = ()
+    ) -> None:
         self.app = app
         self.metrics = metrics
+        self.store = store
         self.routes = routes  # to name the route of a request that was refused before it reached one
         self.series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.ids = random.Random()  # noqa: S311  (no secret; and the system's own cost a request its turn at the GIL)
@@ -85,6 +92,7 @@ class RequestContext:
         status = CLIENT_CLOSED_REQUEST  # unless an answer starts
         started = False
         begin = time.perf_counter()
+        generation = self.store.enter() if self.store is not None else None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, started
@@ -103,6 +111,7 @@ class RequestContext:
                         raise  # half an answer is out: let the server drop the connection
                     await response(scope, receive, send_with_id)
         finally:
+            ModelStore.leave(generation)
             self._record(scope, status, time.perf_counter() - begin, id_)
             request_id.reset(token)
 
@@ -144,6 +153,7 @@ class AccessControl:
     """Who may ask, and how often.
 
     keys:          one of them must come in `X-API-Key`, else 401; none lets everyone in
+    admin_keys:    one of them must come to reload the models, else 403; they count as keys as well
     limit:         requests of a client; past it, 429. A client is its key, or else its address
     failure_limit: requests of an address without a valid key, where keys are set; past it, 429
 
@@ -154,11 +164,14 @@ class AccessControl:
         self,
         app: ASGIApp,
         keys: Iterable[str] = (),
+        admin_keys: Iterable[str] = (),
         limit: RateLimit | None = None,
         failure_limit: RateLimit | None = None,
     ) -> None:
         self.app = app
-        self.keys = {key.encode(): hashlib.sha256(key.encode()).hexdigest()[:32] for key in keys}
+        self.keys, self.admin_keys = _hashes(keys), _hashes(admin_keys)
+        if self.keys:
+            self.keys |= self.admin_keys
         self.limit, self.failure_limit = limit, failure_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,14 +201,19 @@ class AccessControl:
         if OVER_LIMIT in scope.get("state", {}):
             raise Overloaded("Too many connections are open; try again shortly.", headers={"Connection": "close"})
         client = f"address:{client_network(_peer(scope))}"
-        if self.keys:
-            key = self._known_key(Headers(scope=scope).get("x-api-key", "").encode("latin-1"))
+        if self.keys or path in ADMIN_PATHS:
+            allowed = self.admin_keys if path in ADMIN_PATHS else self.keys
+            given = Headers(scope=scope).get("x-api-key", "").encode("latin-1")
+            key = _known_key(allowed, given)
             if key is not None:
                 client = f"key:{key}"
             elif not OPEN_PATHS.fullmatch(path):
                 await self._count(self.failure_limit, client, "requests without a valid key")
                 await self._count(self.limit, client)
+                if path in ADMIN_PATHS:
+                    raise Forbidden("Reloading the models needs one of the keys in VAMP_ADMIN_KEYS, in X-API-Key.")
                 raise Unauthorized("Send one of the service's keys in the header X-API-Key.")
+        scope.setdefault("state", {})["client"] = client
         if OPEN_PATHS.fullmatch(path):
             return None
         return await self._count(self.limit, client)
@@ -208,11 +226,6 @@ class AccessControl:
         if not allowance.allowed:
             raise allowance.problem(counted)
         return allowance
-
-    def _known_key(self, given: bytes) -> str | None:
-        """Hash of the key, found in a time that does not tell how much of a guess is right."""
-        matches = [hash_ for key, hash_ in self.keys.items() if hmac.compare_digest(key, given)]
-        return matches[0] if matches else None
 
 
 class BodyLimit:
@@ -257,6 +270,17 @@ class BodyLimit:
                 raise
         if count > self.max_bytes and not started:
             await problem_response(scope, refusal)(scope, receive, send)
+
+
+def _hashes(keys: Iterable[str]) -> dict[bytes, str]:
+    """A hash for each key, to name it without telling it."""
+    return {key.encode(): hashlib.sha256(key.encode()).hexdigest()[:32] for key in keys}
+
+
+def _known_key(keys: Mapping[bytes, str], given: bytes) -> str | None:
+    """Hash of the key, found in a time that does not tell how much of a guess is right."""
+    matches = [hash_ for key, hash_ in keys.items() if hmac.compare_digest(key, given)]
+    return matches[0] if matches else None
 
 
 def _has_no_body(scope: Scope) -> bool:

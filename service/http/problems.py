@@ -18,7 +18,18 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from service.errors import BadParameter, BadRequest, Internal, MethodNotAllowed, NotFound, Problem, printable
+from service.errors import (
+    BadParameter,
+    BadRequest,
+    Forbidden,
+    Internal,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    ReloadRefused,
+    ReloadUnderWay,
+    printable,
+)
 
 __all__ = [
     "CLIENT_CLOSED_REQUEST",
@@ -28,6 +39,7 @@ __all__ = [
     "install_error_handlers",
     "internal_error",
     "problem_response",
+    "problem_responses",
 ]
 
 PROBLEM_JSON = "application/problem+json"
@@ -212,12 +224,10 @@ def _tree(root: type[Problem]) -> Iterable[type[Problem]]:
         yield from _tree(problem)
 
 
-def _problem_responses() -> dict[int | str, dict[str, Any]]:
-    """Every status of the tree but 405, as FastAPI's `responses=` takes it."""
+def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
+    """The statuses of these problems, as FastAPI's `responses=` takes them."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for problem in sorted(_tree(Problem), key=lambda problem: problem.status):
-        if problem is MethodNotAllowed:
-            continue
+    for problem in sorted(problems, key=lambda problem: problem.status):
         response = responses.setdefault(
             problem.status,
             {
@@ -231,4 +241,5 @@ def _problem_responses() -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-PROBLEM_RESPONSES = _problem_responses()
+OF_SOME_PATHS = {MethodNotAllowed, Forbidden, ReloadRefused, ReloadUnderWay}
+PROBLEM_RESPONSES = problem_responses(*(problem for problem in _tree(Problem) if problem not in OF_SOME_PATHS))

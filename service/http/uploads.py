@@ -17,13 +17,13 @@ from fastapi import FastAPI, Request
 from numpy.typing import NDArray
 
 from hardware import trim_memory
-from service.http.budget import Budget
 from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
+from service.http.budget import Budget
 from service.http.forms import read_form_files
-from service.images import check_pixels, check_size, fit_to_model, format_names, open_image
 from service.http.json_images import read_json_images
-from service.images.pixels import OpenedImage
 from service.http.schemas import EXAMPLE_PNG
+from service.images import check_pixels, check_size, fit_to_model, format_names, open_image
+from service.images.pixels import OpenedImage
 from service.settings import Settings
 
 __all__ = ["UPLOAD_BODY", "ModelImages", "UploadReader", "document_limits"]
@@ -59,6 +59,10 @@ class ModelImages:
     def digests(self) -> list[str]:
         """A hash of each image's pixels, for cache keys."""
         return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.gray]
+
+    def levels(self) -> list[bytes]:
+        """The gray levels of each image."""
+        return [image.tobytes() for image in self.gray]
 
 
 @dataclass(frozen=True)

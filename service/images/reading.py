@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.images import jpeg, png
 from service.errors import BadImage, TooLarge, UnsupportedMediaType, WrongSize
+from service.images import jpeg, png
 from service.images.jpeg import open_jpeg
 from service.images.pixels import OpenedImage
 from service.images.png import open_png

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vampprior.card import CARD_FILE
 
-__all__ = ["StoreError", "check_store", "describe_error", "find_names", "find_versions"]
+__all__ = ["StoreError", "check_store", "describe_error", "find_names", "find_versions", "fingerprint"]
 
 MAX_NAMES = 20
 """Names in an error message."""
@@ -32,6 +32,16 @@ def find_names(store: Path) -> list[Path]:
 def find_versions(model: Path) -> list[Path]:
     """Folders of a model's versions that hold a card or may not be looked into. Raises `OSError`."""
     return [folder for folder in _folders(model) if _may_exist(folder / CARD_FILE)]
+
+
+def fingerprint(store: Path) -> tuple[tuple[str, int, int], ...]:
+    """Path, size and time of change of every file in the folders of checkpoints; empty if the store cannot be read."""
+    try:
+        folders = [version for name in find_names(store) for version in find_versions(name)]
+        files = [Path(entry) for folder in folders for entry in os.scandir(folder)]
+        return tuple(sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    except (StoreError, OSError):
+        return ()
 
 
 def check_store(store: Path, default_model: str) -> None:

@@ -1,231 +1,238 @@
-"""The models that answer: every checkpoint of the store, loaded in the background, named `name` or `name@version`."""
+"""The models that answer: the checkpoints of the store, loaded in the background, named `name` or `name@version`."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
-import re
 import time
-from concurrent.futures import wait
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from hardware import available_threads
-from service.models.catalog import StoreError, describe_error, find_names, find_versions
-from service.engine import Engine
-from service.errors import ModelNotFound, NotReady, PseudoInputNotFound, quoted
-from service.jobs import AnyJob, EncodeJob, ReconstructJob, Runtime, SampleJob
+from service.engine.engine import EngineState
+from service.errors import ModelNotFound, NotReady, ReloadRefused, ReloadUnderWay, quoted
 from service.metrics import Metrics
-from service.scoring import LogLikelihoodJob
+from service.models.catalog import StoreError, describe_error, find_names, find_versions, fingerprint
+from service.models.generation import Generation, Refusal, matches, reference_of
+from service.models.loaded import LoadedModel
 from service.settings import Settings
-from service.thread_pool import thread_pool
 from service.threads import start_thread
-from vampprior.card import CARD_FILE, Card, CheckpointError, read_card
-from vampprior.checkpoint import load_checkpoint
 
-__all__ = ["LoadedModel", "ModelStore", "Refusal"]
+__all__ = ["ModelStore"]
 
-STALL_SECONDS = 60.0
-"""How long one model's files may keep the others waiting, as those of a network mount that hangs would forever."""
+LISTING_SECONDS = 60.0
+"""Time that listing a model's folder may take, after which it is refused: a network mount may hang forever."""
+WATCH_SECONDS = 2.0
+"""Time between two looks at the store; what has changed must look the same at the next one, and is read then."""
+POLL_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A checkpoint that answers.
-
-    pseudo_inputs: images (K, C, H, W) in [0, 1], or None if the prior has none
-    weights:       the prior's component weights, shape (K,), summing to 1
-    """
-
-    card: Card
-    engine: Engine
-    runtime: Runtime
-    pseudo_inputs: NDArray[np.float32] | None
-    weights: NDArray[np.float32]
-
-    @property
-    def reference(self) -> str:
-        """`name@version`."""
-        return f"{self.card.name}@{self.card.version}"
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash for cache keys: of the card, since answers hold its name and quantiles, and it the weights' sha256."""
-        return hashlib.sha256(json.dumps(self.card.to_dict(), sort_keys=True).encode()).hexdigest()
-
-    @property
-    def num_components(self) -> int:
-        """Components K of the prior."""
-        return len(self.weights)
-
-    def component(self, number: int) -> int:
-        """The number of a prior component; raises `PseudoInputNotFound` if there is none of that number."""
-        if not 0 <= number < self.num_components:
-            kind = "components" if self.pseudo_inputs is None else "pseudo-inputs"
-            raise PseudoInputNotFound(
-                f"{self.reference} has {kind} 0 to {self.num_components - 1}, none numbered {number}"
-            )
-        return number
-
-    def component_of(self, pseudo_input: int) -> int:
-        """The prior component of a pseudo-input; raises `PseudoInputNotFound` if there is none of that number."""
-        if self.pseudo_inputs is None:
-            raise PseudoInputNotFound(
-                f"the prior of {self.reference} is {self.card.model.prior!r} and has no pseudo-inputs but "
-                f"{self.num_components} component{'s' if self.num_components > 1 else ''}, which GET /pseudo-inputs "
-                "shows decoded; leave pseudo_input out to sample from the whole prior"
-            )
-        return self.component(pseudo_input)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A folder of the store that does not answer, and why."""
-
-    reference: str
-    reason: str
-
-
 class ModelStore:
-    """Loads `<store>/<name>/<version>/` and finds models by name."""
+    """Loads `<store>/<name>/<version>/` and finds models by name; `reload` replaces them all without a pause."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        # before any engine starts, since what torch says of the machine is what a thread last set
-        self._threads = settings.threads or available_threads()
-        self._answering: dict[str, LoadedModel] = {}  # by `name@version`, and the newest of each name by `name`
-        self.models: list[LoadedModel] = []
-        """Loaded models by name, the newest version of each name first."""
-        self._engines: list[Engine] = []
-        self._pending: set[str] = set()  # `name@version` of models that are being loaded, or will be
+        self._present: Generation | None = None
+        self._old: list[Generation] = []  # which finish what they have
         self._problem: str | None = None  # with the store itself
-        self.refusals: list[Refusal] = []
-        self.loaded = self.stopping = False
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.stopping = False
+        metrics.watch_queues(self._lane_sizes)
 
     @property
     def default(self) -> str:
         """The reference that answers where a request names no model."""
         return self._settings.default_model
 
-    async def load(self) -> None:
-        """Load every checkpoint, the default model first; those that do not fit are refused and the rest still load.
+    @property
+    def models(self) -> list[LoadedModel]:
+        """Loaded models by name, the newest version of each name first."""
+        return self._present.models if self._present is not None else []
 
-        A model that has not loaded after `STALL_SECONDS` no longer keeps the others waiting; it answers once it loads.
+    @property
+    def refusals(self) -> list[Refusal]:
+        """What does not answer, and why."""
+        return self._present.refusals if self._present is not None else []
+
+    # Loading.
+
+    async def load(self) -> None:
+        """Load the checkpoints, the default model first; those that do not fit are refused and the rest still load."""
+        async with self._reloading:
+            await self._load()
+        if self._settings.watch:
+            self._run(self._watch())
+
+    async def reload(self) -> None:
+        """Load the checkpoints that the store has now into new processes, then move to them.
+
+        Raises `ReloadUnderWay` if models are being loaded, and `ReloadRefused` if the present ones stay: because a
+        model that answers now would not any more, though its folder is there, or because of the store itself.
         """
+        if self._reloading.locked():
+            raise ReloadUnderWay("The models are being loaded; ask again when that is done.")
+        async with self._reloading:
+            before = self._present
+            if before is None or before.engine.state is EngineState.CLOSED:
+                await self._load()
+                return
+            try:
+                generation = await self._open()
+            except StoreError as error:
+                raise ReloadRefused(f"The models stay as they were: {error}.") from error
+            try:
+                self._check_swap(before, generation)
+            except ReloadRefused:
+                generation.engine.close()
+                raise
+            self._present, self._problem = generation, None
+            self._old.append(before)
+            self._report(generation, before)
+            self._run(self._retire(before, list(self._old[:-1])))
+
+    def begin_reload(self) -> asyncio.Task[None]:
+        """`reload` in a task of its own."""
+        return self._run(self.reload())
+
+    async def _load(self) -> None:
         try:
-            folders = await self._find()
+            folders, refusals = await self._find()
         except StoreError as error:
-            self._problem, self.loaded = str(error), True
+            self._problem = str(error)
             logger.error("there are no models: %s", error)
             return
-        self._pending = {_reference(folder) for folder in folders}
-        async with asyncio.TaskGroup() as group:
-            for folder in folders:
-                task = group.create_task(self._load_or_refuse(folder))
-                done, _ = await asyncio.wait([task], timeout=STALL_SECONDS)
-                if not done:
-                    logger.error(
-                        "model %s has not loaded within %g seconds; the others go on", _reference(folder), STALL_SECONDS
-                    )
-            self.loaded = True
-            if not self.ready:
-                logger.error("not ready: %s", self.unready_reason)
+        self._present = generation = Generation(folders, refusals, self._settings, self._metrics)
+        await generation.engine.start()
+        self._report(generation, None)
+        if not self.ready:
+            logger.error("not ready: %s", self.unready_reason)
 
-    async def _find(self) -> list[Path]:
-        """Folders of checkpoints, the default model's first. Raises `StoreError`."""
+    async def _open(self) -> Generation:
+        """A generation with everything loaded. Raises `StoreError`."""
+        folders, refusals = await self._find()
+        generation = Generation(folders, refusals, self._settings, self._metrics)
+        try:
+            await generation.engine.start()
+        except BaseException:
+            generation.engine.close()
+            raise
+        return generation
+
+    def _check_swap(self, before: Generation, after: Generation) -> None:
+        """Raise `ReloadRefused` if a model that answers now would be refused, or the default one be missing."""
+        lost = [refusal for refusal in after.refusals if before.find(refusal.reference) is not None]
+        if lost:
+            reasons = "; ".join(f"{refusal.reference}: {refusal.reason}" for refusal in lost)
+            raise ReloadRefused(f"The models stay as they were. {reasons}")
+        if before.find(self.default) is not None and after.find(self.default) is None:
+            raise ReloadRefused(f"The models stay as they were: the default model {self.default} is not in the store.")
+
+    async def _retire(self, generation: Generation, older: list[Generation]) -> None:
+        """End the processes of a generation once no request can come to it any more and all are answered."""
+        while generation.requests or any(other in self._old for other in older):
+            await asyncio.sleep(POLL_SECONDS)
+        await generation.engine.drain()
+        generation.engine.close()
+        self._old.remove(generation)
+
+    async def _find(self) -> tuple[list[Path], list[Refusal]]:
+        """Folders of checkpoints, the default model's first, and what cannot be read. Raises `StoreError`."""
         names = await asyncio.wrap_future(start_thread(find_names, self._settings.model_store))
+        chosen = self._settings.model_names()
+        if chosen:
+            names = [name for name in names if any(wanted.partition("@")[0] == name.name for wanted in chosen)]
         listings = {name: asyncio.wrap_future(start_thread(find_versions, name)) for name in names}
         if listings:
-            await asyncio.wait(listings.values(), timeout=STALL_SECONDS)
+            await asyncio.wait(listings.values(), timeout=LISTING_SECONDS)
         folders: list[Path] = []
+        refusals: list[Refusal] = []
         for name, listing in listings.items():
             try:
                 folders += listing.result()
             except asyncio.InvalidStateError:
-                self._refuse(name.name, f"{name.absolute()} cannot be listed within {STALL_SECONDS:g} seconds")
+                refusals.append(
+                    Refusal(name.name, f"{name.absolute()} cannot be listed within {LISTING_SECONDS:g} seconds")
+                )
             except OSError as error:
-                self._refuse(name.name, f"cannot be read: {describe_error(error)}")
+                refusals.append(Refusal(name.name, f"cannot be read: {describe_error(error)}"))
+        for refusal in refusals:
+            logger.error("refused model %s: %s", refusal.reference, refusal.reason)
+        if chosen:
+            folders = [folder for folder in folders if any(matches(wanted, reference_of(folder)) for wanted in chosen)]
         default_name = self.default.partition("@")[0]
-        return sorted(folders, key=lambda folder: (folder.parent.name != default_name, str(folder)))
+        return sorted(folders, key=lambda folder: (folder.parent.name != default_name, str(folder))), refusals
 
-    async def _load_or_refuse(self, folder: Path) -> None:
-        reference = _reference(folder)
-        try:
-            self._add(await self._load_one(folder, reference))
-            self._metrics.model_ready.labels(reference).set(1)
-            logger.info("loaded model %s", reference)
-        except CheckpointError as error:
-            self._refuse(reference, str(error))
-        except Exception as error:
-            logger.exception("model %s failed to load", reference)
-            self._refuse(reference, f"failed to load: {error}")
-        self._pending.discard(reference)
+    def _report(self, generation: Generation, before: Generation | None) -> None:
+        """Set the metrics of models."""
+        for model in before.models if before is not None else []:
+            if generation.find(model.reference) is None:
+                self._metrics.model_ready.remove(model.reference)
+        for model in generation.models:
+            self._metrics.model_ready.labels(model.reference).set(1)
+        for refusal in generation.refusals:
+            self._metrics.model_ready.labels(refusal.reference).set(0)
 
-    async def _load_one(self, folder: Path, reference: str) -> LoadedModel:
-        card = await asyncio.wrap_future(start_thread(read_card, folder))
-        if (card.name, card.version) != (folder.parent.name, folder.name):
-            raise CheckpointError(f"{folder / CARD_FILE} is the card of {card.name}@{card.version}")
-        device = _device(self._settings.device)
-        engine = Engine(
-            reference,
-            lambda: _load_runtime(folder, device, self._threads),
-            queue_length=self._settings.queue_length,
-            queued_rows=self._settings.queued_rows,
-            metrics=self._metrics,
-        )
-        self._engines.append(engine)
-        # a stop while it loads must not cancel the future that the compute thread will fill
-        runtime = await asyncio.shield(asyncio.wrap_future(engine.runtime))
-        pseudo_inputs = runtime.model.prior.pseudo_inputs
-        return LoadedModel(
-            card,
-            engine,
-            runtime,
-            None if pseudo_inputs is None else pseudo_inputs.detach().cpu().numpy(),
-            runtime.mixture.log_weights.exp().cpu().numpy(),
-        )
+    async def _watch(self) -> None:
+        """Reload when the store has changed and then stays as it is for a moment."""
+        loaded = seen = await self._fingerprint()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = await self._fingerprint()
+            if now != loaded and now == seen:
+                loaded = now
+                try:
+                    await self.reload()
+                    logger.info("the store has changed and was read again")
+                except (ReloadRefused, ReloadUnderWay) as error:
+                    logger.error("the store has changed, but %s", error.detail)
+            seen = now
 
-    def _add(self, model: LoadedModel) -> None:
-        newest_first = sorted([*self.models, model], key=lambda model: _order(model.card.version), reverse=True)
-        self.models = sorted(newest_first, key=lambda model: model.card.name)
-        self._answering = {m.card.name: m for m in reversed(self.models)} | {m.reference: m for m in self.models}
+    async def _fingerprint(self) -> object:
+        return await asyncio.wrap_future(start_thread(fingerprint, self._settings.model_store))
 
-    def _refuse(self, reference: str, reason: str) -> None:
-        logger.error("refused model %s: %s", reference, reason)
-        self._metrics.model_ready.labels(reference).set(0)
-        self.refusals.append(Refusal(reference, reason))
+    # Answering.
+
+    @property
+    def loaded(self) -> bool:
+        """True once everything has been loaded or refused."""
+        if self._present is None:
+            return self._problem is not None
+        return self._present.engine.state is not EngineState.LOADING
 
     @property
     def ready(self) -> bool:
-        """True once every checkpoint has been loaded, refused or found to stall, if the default model answers."""
-        return self.loaded and not self.stopping and self.default in self._answering
+        """True once every checkpoint has been loaded or refused, if the default model answers."""
+        present = self._present
+        return (
+            present is not None
+            and self.loaded
+            and not self.stopping
+            and present.find(self.default) is not None
+            and not present.engine.supervisor.failing
+        )
 
     @property
     def loading(self) -> bool:
-        """True while a model may still be added."""
-        return not self.loaded or bool(self._pending)
+        """True while models are being loaded."""
+        return not self.loaded or self._reloading.locked()
 
     @property
     def unready_reason(self) -> str:
         """Why the service is not ready, in a clause."""
         if self.stopping:
             return "the service is stopping"
-        if not self.loaded or self._is_pending(self.default):
+        if not self.loaded:
             return f"models are loading, {self.default} among them"
-        if self._problem is not None:
-            return self._problem
-        if refusal := self._refusal_of(self.default):
+        if self._present is None:
+            return self._problem or "there are no models"
+        if refusal := self._present.refusal_of(self.default):
             return f"the default model {self.default} was refused: {refusal.reason}"
-        return f"the default model {self.default} is not there; there are: {self._known()}"
+        if self._present.find(self.default) is None:
+            return f"the default model {self.default} is not there; there are: {self._known()}"
+        return "several processes that compute have died within a minute; the log says which"
 
     def resolve(self, reference: str | None) -> LoadedModel:
         """The model of that name, newest version unless one is named; the default one for None.
@@ -233,80 +240,59 @@ class ModelStore:
         Raises `NotReady` if it is loading, or if the default model is wanted and does not answer, and `ModelNotFound`
         if a model that was named is not there.
         """
-        wanted = reference or self.default
-        if model := self._answering.get(wanted):
+        wanted, present = reference or self.default, self._present
+        if present is not None and self.loaded and (model := present.find(wanted)):
             return model
-        if not self.loaded or self._is_pending(wanted):
+        if not self.loaded:
             raise NotReady(f"the models are still loading, {quoted(wanted)} among them", headers={"Retry-After": "1"})
         if not reference:
             raise NotReady(f"{self.unready_reason}; name another model with `model=`, or ask the operator")
-        if refusal := self._refusal_of(wanted):
+        if present is not None and (refusal := present.refusal_of(wanted)):
             raise ModelNotFound(f"{wanted} was refused: {refusal.reason}")
         raise ModelNotFound(f"no model {quoted(wanted)} is loaded; there are: {self._known()}")
 
-    def _is_pending(self, wanted: str) -> bool:
-        return any(_matches(wanted, reference) for reference in self._pending)
+    def enter(self) -> Generation | None:
+        """Note that a request begins, which keeps the present models until it `leave`s."""
+        if self._present is not None:
+            self._present.requests += 1
+        return self._present
 
-    def _refusal_of(self, wanted: str) -> Refusal | None:
-        return next((refusal for refusal in self.refusals if _matches(wanted, refusal.reference)), None)
+    @staticmethod
+    def leave(generation: Generation | None) -> None:
+        """Note that a request has ended."""
+        if generation is not None:
+            generation.requests -= 1
+
+    def is_default(self, model: LoadedModel) -> bool:
+        """Whether the model answers requests that name none."""
+        return self._present is not None and self._present.find(self.default) is model
+
+    async def close(self, timeout: float) -> None:
+        """End all processes, after `timeout` seconds at most for what is being computed."""
+        self.stopping = True
+        for task in self._tasks:
+            task.cancel()
+        engines = [generation.engine for generation in (self._present, *self._old) if generation is not None]
+        give_up = time.monotonic() + timeout
+        while time.monotonic() < give_up and any(lane.requests for e in engines for lane in e.lanes.values()):
+            await asyncio.sleep(POLL_SECONDS)
+        for engine in engines:
+            engine.close()
 
     def _known(self) -> str:
         return ", ".join(model.reference for model in self.models) or "none"
 
-    def is_default(self, model: LoadedModel) -> bool:
-        """Whether the model answers requests that name none."""
-        return self._answering.get(self.default) is model
+    def _lane_sizes(self) -> dict[str, tuple[int, int]]:
+        """Requests and rows of each lane, over all generations."""
+        sizes = {"light": (0, 0), "heavy": (0, 0)}
+        for generation in (self._present, *self._old):
+            for name, lane in generation.engine.lanes.items() if generation is not None else ():
+                requests, rows = sizes[name]
+                sizes[name] = requests + lane.requests, rows + lane.rows
+        return sizes
 
-    def close(self, timeout: float) -> None:
-        """Stop the engines, within `timeout` seconds; those that are loading or compute for longer are left behind."""
-        self.stopping = True
-        give_up = time.monotonic() + timeout
-        # side by side, since each may take all of the time
-        closing = [start_thread(engine.close, timeout) for engine in self._engines if engine.runtime.done()]
-        for engine in self._engines:
-            if not engine.runtime.done():
-                engine.close(0)
-        wait(closing, max(0.0, give_up - time.monotonic()))
-
-
-def _reference(folder: Path) -> str:
-    """`name@version`."""
-    return f"{folder.parent.name}@{folder.name}"
-
-
-def _matches(wanted: str, reference: str) -> bool:
-    return reference == wanted if "@" in wanted else reference.partition("@")[0] == wanted
-
-
-def _order(version: str) -> list[int]:
-    """Versions as numbers, so that 10 is newer than 9."""
-    return [int(part) for part in re.findall(r"\d+", version)]
-
-
-def _device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
-def _load_runtime(folder: Path, device: torch.device, threads: int) -> Runtime:
-    model, _ = load_checkpoint(folder)
-    model = model.to(device)
-    with torch.inference_mode():
-        runtime = Runtime(model, model.prior_mixture(), device, thread_pool(threads if device.type == "cpu" else 1))
-        _warm_up(runtime)
-    return runtime
-
-
-def _warm_up(runtime: Runtime) -> None:
-    """Run every kind of job once, so that the first request finds memory and kernels in place."""
-    model = runtime.model
-    image = np.zeros((1, *model.config.image_shape), dtype=np.uint8)
-    jobs: list[AnyJob] = [
-        SampleJob(runtime, n=1, seed=0, component=None, temperature=1.0, draw=False),
-        ReconstructJob(model, image, seed=0, draw=True),
-        EncodeJob(model, image),
-        LogLikelihoodJob(model, image[0], num_samples=1, seed=0),
-    ]
-    for job in jobs:
-        while job.rows:
-            type(job).take(runtime, [job], runtime.short_step)()
-        job.result()
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

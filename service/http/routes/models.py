@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
-from service.http.problems import PROBLEM_RESPONSES
-from service.http.routes.parameters import service_of
+from service.errors import Forbidden, ReloadRefused, ReloadUnderWay
+from service.http.problems import PROBLEM_RESPONSES, problem_responses
+from service.http.routes.parameters import refuse_body, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import ModelList, ModelSummary
-from service.models.store import LoadedModel, ModelStore, Refusal
+from service.models.generation import Refusal
+from service.models.loaded import LoadedModel
+from service.models.store import ModelStore
 
 __all__ = ["router"]
 
@@ -28,18 +32,32 @@ Name = Annotated[
 @router.get("/models")
 async def models(request: Request) -> ModelList:
     """Every checkpoint of the store: those that answer, and those that were refused and why."""
+    return _list(service_of(request).store)
+
+
+@router.post("/models/reload", responses=problem_responses(Forbidden, ReloadRefused, ReloadUnderWay))
+async def reload(request: Request) -> ModelList:
+    """Load the checkpoints that the store has now, and move to them without a pause.
+
+    The new ones are loaded into processes of their own and warmed up; then they take all new requests, and the old ones
+    finish what they have. If a model that answers now would be refused, the old ones stay, and the answer says why.
+    Needs one of the keys in `VAMP_ADMIN_KEYS`.
+    """
+    refuse_body(request)
     store = service_of(request).store
-    return ModelList(
-        default=store.default,
-        loading=store.loading,
-        models=[*(_summary(model, store) for model in store.models), *(_refused(item) for item in store.refusals)],
-    )
+    await asyncio.shield(store.begin_reload())  # goes on if the client leaves
+    return _list(store)
 
 
 @router.get("/models/{name}")
 async def model(request: Request, name: Name) -> dict[str, Any]:
     """The card of a model, `name` or `name@version`: network, data, training, test metrics."""
     return service_of(request).store.resolve(name).card.to_dict()
+
+
+def _list(store: ModelStore) -> ModelList:
+    models = [*(_summary(model, store) for model in store.models), *(_refused(item) for item in store.refusals)]
+    return ModelList(default=store.default, loading=store.loading, models=models)
 
 
 def _summary(model: LoadedModel, store: ModelStore) -> ModelSummary:

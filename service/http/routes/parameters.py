@@ -9,14 +9,16 @@ from typing import Annotated, Literal, cast
 from fastapi import Request
 from pydantic import Field
 
-from service.http.answers import ImageFormat, Layout, choose_format
 from service.cache import Cache
+from service.engine.protocol import Layout
 from service.errors import BadParameter
-from service.metrics import Metrics
+from service.http.answers import ImageFormat, choose_format, png_pixels
 from service.http.routes.query import QueryModel
-from service.settings import Settings
-from service.models.store import LoadedModel, ModelStore
 from service.http.uploads import ModelImages, UploadReader
+from service.metrics import Metrics
+from service.models.loaded import LoadedModel
+from service.models.store import ModelStore
+from service.settings import Settings
 
 __all__ = [
     "MAX_SEED",
@@ -26,6 +28,7 @@ __all__ = [
     "Seed",
     "Service",
     "UploadQuery",
+    "client_of",
     "random_seed",
     "refuse_body",
     "service_of",
@@ -48,6 +51,11 @@ class Service:
 def service_of(request: Request) -> Service:
     """The service that a request came to."""
     return cast("Service", request.app.state.service)
+
+
+def client_of(request: Request) -> str:
+    """Who asks: a key or an address."""
+    return str(request.scope["state"].get("client", ""))
 
 
 def refuse_body(request: Request) -> None:
@@ -81,7 +89,7 @@ class LayoutQuery(ModelQuery):
     def layout(self, request: Request, num_images: int) -> Layout:
         """The format that parameter and header ask for, and its settings; raises `BadParameter` for too large a PNG."""
         layout = Layout(choose_format(request, self.format), self.columns, self.scale)
-        pixels = layout.pixels((num_images, *self.loaded(request).card.model.image_shape))
+        pixels = png_pixels(layout, (num_images, *self.loaded(request).card.model.image_shape))
         most = service_of(request).settings.max_answer_pixels
         if layout.format == "png" and pixels > most:
             raise BadParameter(

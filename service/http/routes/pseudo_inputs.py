@@ -7,18 +7,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
-from numpy.typing import NDArray
 from pydantic import Field
 
-from service.http.answers import Layout, answer, image_response, model_json, rounded
 from service.cache import cache_key
 from service.errors import PseudoInputNotFound
-from service.jobs import DecodeJob
+from service.http.answers import MEDIA_TYPES, answer, image_response
 from service.http.problems import PROBLEM_RESPONSES
-from service.http.routes.parameters import LayoutQuery, service_of
+from service.http.routes.parameters import LayoutQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import PseudoInputList
-from service.models.store import LoadedModel
+from service.models.loaded import LoadedModel
 
 __all__ = ["router"]
 
@@ -74,37 +72,10 @@ async def _show(
         raise PseudoInputNotFound(f"the gallery of {loaded.reference} ends before offset {offset}")
 
     async def compute() -> bytes:
-        images = await _images(loaded, chosen)
-        if query.stretch and layout.format == "png":
-            images = images / np.maximum(images.max(axis=(1, 2, 3), keepdims=True), 1e-6)
-        return await loaded.engine.render(lambda: _render(loaded, layout, chosen, offset, images))
+        return await loaded.engine.gallery(
+            chosen, offset=offset, stretch=query.stretch, layout=layout, client=client_of(request)
+        )
 
     key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout, query.stretch)))
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, layout.media_type, loaded, hit=hit)
-
-
-async def _images(loaded: LoadedModel, chosen: Sequence[int]) -> NDArray[np.float32]:
-    if not chosen:
-        return np.zeros((0, *loaded.card.model.image_shape), dtype=np.float32)
-    if loaded.pseudo_inputs is None:
-        return await loaded.engine.run(DecodeJob(loaded.runtime.model, chosen))
-    return loaded.pseudo_inputs[list(chosen)]
-
-
-def _render(
-    loaded: LoadedModel, layout: Layout, chosen: Sequence[int], offset: int, images: NDArray[np.float32]
-) -> bytes:
-    if layout.format != "json":
-        return layout.render(images, loaded)
-    return model_json(
-        PseudoInputList,
-        loaded,
-        total=loaded.num_components,
-        offset=offset,
-        kind="decoded components" if loaded.pseudo_inputs is None else "pseudo-inputs",
-        pseudo_inputs=[
-            {"index": index, "weight": round(float(loaded.weights[index]), 8), "image": rounded(image)}
-            for index, image in zip(chosen, images, strict=True)
-        ],
-    )
+    return answer(body, MEDIA_TYPES[layout.format], loaded, hit=hit)

@@ -6,11 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.http.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
-from service.jobs import ReconstructJob
+from service.http.answers import IMAGE_RESPONSE, MEDIA_TYPES, answer
 from service.http.problems import PROBLEM_RESPONSES
-from service.http.routes.parameters import LayoutQuery, Mode, Seed, UploadQuery, service_of
+from service.http.routes.parameters import LayoutQuery, Mode, Seed, UploadQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.uploads import UPLOAD_BODY
 
@@ -37,9 +36,10 @@ async def reconstruct(request: Request, query: Annotated[ReconstructQuery, Query
     layout = query.layout(request, len(images))
 
     async def compute() -> bytes:
-        job = ReconstructJob(loaded.runtime.model, images.gray, seed=seed, draw=query.mode == "draw")
-        return await loaded.engine.run(job, lambda images: layout.render(images, loaded, seed))
+        return await loaded.engine.reconstruct(
+            images.levels(), seed=seed, draw=query.mode == "draw", layout=layout, client=client_of(request)
+        )
 
     key = cache_key("reconstruct", loaded.digest, repr((seed, query.mode, layout)), *images.digests())
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, layout.media_type, loaded, seed=seed, hit=hit)
+    return answer(body, MEDIA_TYPES[layout.format], loaded, seed=seed, hit=hit)

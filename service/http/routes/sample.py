@@ -7,11 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from service.http.answers import IMAGE_RESPONSE, answer
 from service.cache import cache_key
-from service.jobs import SampleJob
+from service.http.answers import IMAGE_RESPONSE, MEDIA_TYPES, answer
 from service.http.problems import PROBLEM_RESPONSES
-from service.http.routes.parameters import MAX_SEED, LayoutQuery, Mode, random_seed, refuse_body, service_of
+from service.http.routes.parameters import MAX_SEED, LayoutQuery, Mode, client_of, random_seed, refuse_body, service_of
 from service.http.routes.query import QueryRoute
 
 __all__ = ["router"]
@@ -48,18 +47,19 @@ async def sample(request: Request, query: Annotated[SampleQuery, Query()]) -> Re
     seed = random_seed() if query.seed is None else query.seed
 
     async def compute() -> bytes:
-        job = SampleJob(
-            loaded.runtime,
+        return await loaded.engine.sample(
             n=query.n,
             seed=seed,
             component=component,
             temperature=query.temperature,
             draw=query.mode == "draw",
+            layout=layout,
+            client=client_of(request),
         )
-        return await loaded.engine.run(job, lambda images: layout.render(images, loaded, seed))
 
+    media_type = MEDIA_TYPES[layout.format]
     if query.seed is None:  # nobody will ask for this one again
-        return answer(await compute(), layout.media_type, loaded, seed=seed)
+        return answer(await compute(), media_type, loaded, seed=seed)
     key = cache_key("sample", loaded.digest, repr((component, query.n, seed, query.mode, query.temperature, layout)))
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, layout.media_type, loaded, seed=seed, hit=hit)
+    return answer(body, media_type, loaded, seed=seed, hit=hit)

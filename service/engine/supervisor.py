@@ -1,0 +1,396 @@
+"""The processes of an engine: a loader and its workers, started, watched, started again and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from service.engine.protocol import (
+    Exited,
+    Fork,
+    Forked,
+    Kill,
+    Loaded,
+    LoaderReady,
+    Loading,
+    Message,
+    MessageStream,
+    Received,
+    Refused,
+    frame,
+)
+from service.engine.queue import Task
+from service.threads import start_thread
+
+__all__ = ["Assignment", "Listener", "LoaderStart", "Supervisor", "Worker"]
+
+NICE = {"light": 0, "heavy": 10}
+SILENT_SECONDS, SILENT_UNITS = 10.0, 20
+"""A worker that computes for longer than the larger of the two, in seconds and in units of heavy work, is killed."""
+STALL_SECONDS = 60.0
+"""Time that a checkpoint may take to load, after which it is refused: files of a network mount may hang forever."""
+START_SECONDS = 10.0
+"""Time that forking a worker may take."""
+PAUSE_SECONDS = 0.5
+"""Pause before a process that ended soon after its start is started again."""
+CHECK_SECONDS = 0.5
+DEATH_SECONDS, MAX_DEATHS = 60.0, 3
+
+logger = logging.getLogger(__name__)
+
+
+class LoaderStart(msgspec.Struct, frozen=True):
+    """What a loader is told at its start, as JSON in its arguments.
+
+    folders: checkpoints, in the order in which they are loaded
+    parent:  process with which it ends
+    """
+
+    folders: list[str]
+    device: str
+    parent: int
+
+
+class LoaderProcess(Protocol):
+    """The part of `subprocess.Popen` that is used."""
+
+    pid: int
+
+    def kill(self) -> None:
+        """Kill the process."""
+
+    def wait(self) -> int:
+        """Wait for its end."""
+
+
+@dataclass
+class Assignment:
+    """A batch in the hands of a worker, and when it began to be computed."""
+
+    tasks: list[Task]
+    since: float
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker process.
+
+    lanes:     names of the lanes that it works for
+    stream:    connection, once it is there
+    process:   its number for the system, once it has been forked
+    in_flight: batches in its hands by number, in the order in which it computes them
+    """
+
+    number: int
+    lanes: tuple[str, ...]
+    stream: MessageStream | None = None
+    process: int | None = None
+    started: float = field(default_factory=time.monotonic)
+    in_flight: dict[int, Assignment] = field(default_factory=dict)
+
+    def send(self, message: Message) -> None:
+        """Send a message without waiting; one to a worker that has ended is lost."""
+        if self.stream is not None:
+            self.stream.send(message)
+
+
+class Listener(Protocol):
+    """Whom a supervisor tells what happens."""
+
+    def checkpoint_loaded(self, message: Loaded) -> None:
+        """A checkpoint can be used."""
+
+    def checkpoint_refused(self, message: Refused) -> None:
+        """A checkpoint cannot be used."""
+
+    def worker_connected(self, worker: Worker) -> None:
+        """A worker waits for work."""
+
+    def worker_sent(self, worker: Worker, message: Received) -> None:
+        """A worker sent a message."""
+
+    def worker_ended(self, worker: Worker) -> None:
+        """A worker has ended, and another one takes its place."""
+
+    def process_died(self, kind: str) -> None:
+        """A process of this kind, a lane or `loader`, ended although nobody wanted it to."""
+
+
+class _Loader:
+    """A loader process and the connection to it."""
+
+    def __init__(self, process: LoaderProcess, control: socket.socket) -> None:
+        self.process, self.control = process, control
+        self.stream: MessageStream | None = None
+        self.started = time.monotonic()
+        self.loading: Loading | None = None
+        self.loading_since = self.started
+        self.ready = False
+
+    def send(self, message: Message, *descriptors: int) -> None:
+        """Send a message, with file descriptors. Raises `OSError` if the loader does not take it at once."""
+        data = frame(message)
+        if socket.send_fds(self.control, [data], list(descriptors)) != len(data):
+            raise OSError("the loader takes no messages")
+
+    def end(self) -> None:
+        """Kill the process, and with it all workers."""
+        self.control.close()
+        if self.stream is not None:
+            self.stream.close()
+        self.process.kill()
+        start_thread(self.process.wait)  # which a process that hangs in the kernel may keep waiting
+
+
+def launch_loader(descriptor: int, start: LoaderStart) -> LoaderProcess:
+    """Start a loader process that inherits the descriptor of its control socket."""
+    command = [sys.executable, "-m", "service.engine.loader", str(descriptor), msgspec.json.encode(start).decode()]
+    return subprocess.Popen(command, pass_fds=[descriptor])  # noqa: S603  (a program of ours)
+
+
+class Supervisor:
+    """A loader process and the workers that it forks; both are started again when they end."""
+
+    def __init__(self, folders: Sequence[Path], *, device: str, workers: Mapping[str, int], listener: Listener) -> None:
+        self.folders, self._device, self._counts, self._listener = list(folders), device, dict(workers), listener
+        self.workers: dict[int, Worker] = {}
+        self.unit_seconds: dict[str, float] = {}
+        self.ready = asyncio.Event()
+        """Set once every checkpoint has been loaded or refused for the first time, and the workers are called."""
+        self._numbers = 0
+        self._deaths: deque[float] = deque()
+        self._crashes: Counter[str] = Counter()  # of loaders, by the checkpoint that they were loading
+        self._loader: _Loader | None = None
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Start the loader; the rest follows from its messages."""
+        self._start_loader()
+        self._run(self._watch())
+
+    def close(self) -> None:
+        """End all processes; the listener is told nothing more."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._loader is not None:
+            self._loader.end()
+        for worker in self.workers.values():
+            if worker.stream is not None:
+                worker.stream.close()
+
+    @property
+    def failing(self) -> bool:
+        """True if several processes have died within a minute, and no task is to blame."""
+        while self._deaths and self._deaths[0] < time.monotonic() - DEATH_SECONDS:
+            self._deaths.popleft()
+        return len(self._deaths) >= MAX_DEATHS
+
+    def forgive(self, count: int) -> None:
+        """Do not count the last deaths, for which a task is to blame."""
+        for _ in range(min(count, len(self._deaths))):
+            self._deaths.pop()
+
+    def processes(self) -> list[int]:
+        """Processes that are alive: the loader, then its workers."""
+        workers = [worker.process for worker in self.workers.values() if worker.process is not None]
+        return [*([] if self._loader is None else [self._loader.process.pid]), *workers]
+
+    # The loader.
+
+    def _start_loader(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            start = LoaderStart([str(folder) for folder in self.folders], self._device, os.getpid())
+            process = launch_loader(theirs.fileno(), start)
+        self._loader = _Loader(process, ours)
+        self._run(self._listen(self._loader))
+
+    async def _listen(self, loader: _Loader) -> None:
+        stream = MessageStream(
+            lambda message: self._handle(loader, message),
+            lambda: self._loader_ended(loader),
+        )
+        loader.stream = stream
+        # a copy, since a transport does not send file descriptors
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=loader.control.dup())
+
+    def _handle(self, loader: _Loader, message: Received) -> None:
+        if self._closed or loader is not self._loader:
+            return
+        match message:
+            case Loading():
+                loader.loading, loader.loading_since = message, time.monotonic()
+            case Loaded():
+                self.unit_seconds[message.reference] = message.unit_seconds
+                self._listener.checkpoint_loaded(message)
+            case Refused():
+                self._listener.checkpoint_refused(message)
+            case LoaderReady():
+                self._call_workers(loader, forks=message.forks)
+            case Forked() if message.number in self.workers:
+                if message.pid:
+                    self.workers[message.number].process = message.pid
+            case Exited():
+                logger.info("worker %d ended with status %d", message.number, message.status)
+
+    def _call_workers(self, loader: _Loader, *, forks: bool) -> None:
+        loader.loading, loader.ready = None, True
+        if forks:
+            for lane, count in self._counts.items():
+                for _ in range(count):
+                    self._fork((lane,))
+        else:
+            self._fork(tuple(self._counts))
+        self.ready.set()
+
+    def _loader_ended(self, loader: _Loader) -> None:
+        """Start everything again, since the workers end with their loader."""
+        if self._closed or loader is not self._loader:
+            return
+        logger.error("the process that loads the models has ended")
+        self._note_death("loader")
+        if loader.loading is not None:
+            reference = loader.loading.reference
+            self._crashes[reference] += 1
+            if self._crashes[reference] > 1:
+                self._give_up(reference, "loading it ended the process twice")
+        self._restart(loader)
+
+    def _restart(self, loader: _Loader) -> None:
+        self._loader = None
+        loader.end()
+        for worker in list(self.workers.values()):
+            self._forget(worker)
+        if time.monotonic() - loader.started < PAUSE_SECONDS:
+            self._run(self._later(self._start_loader))
+        else:
+            self._start_loader()
+
+    def _give_up(self, reference: str, reason: str) -> None:
+        """Load a checkpoint no more."""
+        self.folders = [folder for folder in self.folders if f"{folder.parent.name}@{folder.name}" != reference]
+        self._listener.checkpoint_refused(Refused(reference, reason))
+
+    # Workers.
+
+    def _fork(self, lanes: tuple[str, ...]) -> None:
+        """Have the loader fork a worker."""
+        if self._loader is None or self._closed:
+            return
+        self._numbers += 1
+        worker = Worker(self._numbers, lanes)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            try:
+                self._loader.send(Fork(worker.number, NICE[lanes[0]]), theirs.fileno())
+            except OSError:
+                ours.close()
+                self._loader_ended(self._loader)
+                return
+        self.workers[worker.number] = worker
+        self._run(self._connect(worker, ours))
+
+    async def _connect(self, worker: Worker, connection: socket.socket) -> None:
+        stream = MessageStream(
+            lambda message: self._listener.worker_sent(worker, message),
+            lambda: self._worker_ended(worker),
+        )
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=connection)
+        worker.stream = stream
+        if worker.number in self.workers:
+            self._listener.worker_connected(worker)
+        else:
+            stream.close()
+
+    def _worker_ended(self, worker: Worker) -> None:
+        if self._closed or worker.number not in self.workers:
+            return
+        logger.warning("worker %d of the %s lane died", worker.number, worker.lanes[0])
+        self._note_death(worker.lanes[0])
+        self._forget(worker)
+        if time.monotonic() - worker.started < PAUSE_SECONDS:
+            self._run(self._later(self._fork, worker.lanes))
+        else:
+            self._fork(worker.lanes)
+
+    def _forget(self, worker: Worker) -> None:
+        """Have others do what is in the worker's hands."""
+        del self.workers[worker.number]
+        if worker.stream is not None:
+            worker.stream.close()
+        self._listener.worker_ended(worker)
+
+    def kill(self, worker: Worker) -> None:
+        """Kill a worker, which has been silent for too long."""
+        if self._loader is None:
+            return
+        try:
+            self._loader.send(Kill(worker.number))
+        except OSError:
+            self._loader_ended(self._loader)
+        else:
+            self._worker_ended(worker)
+
+    # Watching.
+
+    def _note_death(self, kind: str) -> None:
+        self._deaths.append(time.monotonic())
+        self._listener.process_died(kind)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            now = time.monotonic()
+            if self._loader is not None:
+                self._check_loader(self._loader, now)
+            for worker in list(self.workers.values()):
+                self._check_worker(worker, now)
+
+    def _check_loader(self, loader: _Loader, now: float) -> None:
+        """Replace a loader that hangs: at a checkpoint, which is given up, or while it should fork."""
+        if not loader.ready and now - loader.loading_since > STALL_SECONDS:
+            if loader.loading is not None:
+                self._give_up(loader.loading.reference, f"it has not loaded within {STALL_SECONDS:g} seconds")
+            self._note_death("loader")
+            self._restart(loader)
+        elif any(w.process is None and now - w.started > START_SECONDS for w in self.workers.values()):
+            logger.error("no worker was forked within %g seconds", START_SECONDS)
+            self._loader_ended(loader)
+
+    def _check_worker(self, worker: Worker, now: float) -> None:
+        """Kill a worker that has been silent for too long."""
+        assignment = next(iter(worker.in_flight.values()), None)
+        if assignment is None or worker.number not in self.workers:
+            return
+        unit = self.unit_seconds.get(assignment.tasks[0].model, 0.0)
+        if now - assignment.since > max(SILENT_SECONDS, SILENT_UNITS * unit):
+            logger.error(
+                "worker %d has been silent for %.1f seconds and is killed", worker.number, now - assignment.since
+            )
+            self.kill(worker)
+
+    async def _later(self, function: Callable[..., None], *args: object) -> None:
+        await asyncio.sleep(PAUSE_SECONDS)
+        if not self._closed:
+            function(*args)
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

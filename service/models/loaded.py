@@ -1,0 +1,86 @@
+"""A model that answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.client import EngineModel
+from service.engine.engine import Engine
+from service.engine.protocol import Loaded
+from service.errors import PseudoInputNotFound
+from vampprior.card import Card
+
+__all__ = ["LoadedModel"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint that answers.
+
+    engine:            computes with it
+    weights:           the prior's component weights, shape (K,), summing to 1
+    has_pseudo_inputs: whether the prior's components are pseudo-inputs
+    """
+
+    card: Card
+    engine: EngineModel
+    weights: NDArray[np.float32]
+    has_pseudo_inputs: bool
+
+    @classmethod
+    def of(cls, message: Loaded, engine: Engine) -> LoadedModel:
+        """The model that an engine has loaded."""
+        card = Card.from_dict(json.loads(message.card))
+        client = EngineModel(
+            engine,
+            message.reference,
+            num_pixels=card.model.num_pixels,
+            max_rows=message.max_rows,
+            autoregressive=message.autoregressive,
+        )
+        return cls(card, client, np.frombuffer(message.weights, np.float32), message.has_inputs)
+
+    @property
+    def reference(self) -> str:
+        """`name@version`."""
+        return f"{self.card.name}@{self.card.version}"
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash for cache keys: of the card, since answers hold its name, and it holds the sha256 of the rest."""
+        return hashlib.sha256(json.dumps(self.card.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """Headers of its answers."""
+        return {"X-Model": self.card.name, "X-Model-Version": self.card.version}
+
+    @property
+    def num_components(self) -> int:
+        """Components K of the prior."""
+        return len(self.weights)
+
+    def component(self, number: int) -> int:
+        """The number of a prior component; raises `PseudoInputNotFound` if there is none of that number."""
+        if not 0 <= number < self.num_components:
+            kind = "pseudo-inputs" if self.has_pseudo_inputs else "components"
+            raise PseudoInputNotFound(
+                f"{self.reference} has {kind} 0 to {self.num_components - 1}, none numbered {number}"
+            )
+        return number
+
+    def component_of(self, pseudo_input: int) -> int:
+        """The prior component of a pseudo-input; raises `PseudoInputNotFound` if there is none of that number."""
+        if not self.has_pseudo_inputs:
+            raise PseudoInputNotFound(
+                f"the prior of {self.reference} is {self.card.model.prior!r} and has no pseudo-inputs but "
+                f"{self.num_components} component{'s' if self.num_components > 1 else ''}, which GET /pseudo-inputs "
+                "shows decoded; leave pseudo_input out to sample from the whole prior"
+            )
+        return self.component(pseudo_input)
