@@ -18,8 +18,8 @@ import sys
 
 from hardware import keep_freed_memory
 from service.http.app import create_app
-from service.http.middleware import configure_logging
 from service.http.server import Server
+from service.logs import configure_logging
 from service.settings import SettingsError, load_settings
 
 

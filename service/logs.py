@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import json
 import logging
 import queue
 import sys
@@ -12,6 +11,8 @@ import threading
 import time
 from functools import lru_cache
 from typing import TextIO
+
+import msgspec
 
 __all__ = ["JsonFormatter", "configure_logging", "request_id"]
 
@@ -83,7 +84,7 @@ class BatchingHandler(logging.Handler):
                     written.set()
 
 
-_encode = json.JSONEncoder(default=str).encode
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 @lru_cache(maxsize=8)
@@ -107,4 +108,4 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _encode(line)
+        return _encode(line).decode()

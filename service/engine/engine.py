@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -17,8 +18,10 @@ from service.metrics import Metrics
 
 __all__ = ["Engine", "EngineState"]
 
-IN_FLIGHT = {"light": 1, "heavy": 2}
-"""Batches in the hands of a worker; a second one spares a heavy worker the wait for the front end."""
+IN_FLIGHT = {"light": 2, "heavy": 2}
+"""Batches in the hands of a worker; a second one spares it the wait for the front end."""
+LIGHT_ROWS = 16
+"""Rows of a batch of light work: in larger ones the worker and the front end would wait for each other in turn."""
 MAX_DEATHS = 2
 """Workers that a task may end before it fails."""
 DRAIN_SECONDS = 0.05
@@ -110,7 +113,7 @@ class Engine:
                 if worker.stream is not None and len(worker.in_flight) == depth:
                     lane = self._next_lane(worker, depth)
                     if lane is not None:
-                        self._send(worker, lane.take(self._rows_at_once))
+                        self._send(worker, lane.take(self._batch_rows(lane)))
 
     def _next_lane(self, worker: Worker, depth: int) -> Lane | None:
         """The lane that the worker should take from: with two that wait, the one that it did not take from last."""
@@ -120,8 +123,10 @@ class Engine:
             lanes = [lane for lane in lanes if lane is not last]
         return lanes[0] if lanes else None
 
-    def _rows_at_once(self, model: str) -> int:
-        return self._max_rows.get(model, 1)
+    def _batch_rows(self, lane: Lane) -> Callable[[str], int]:
+        """Rows of a model that a batch may have."""
+        most = LIGHT_ROWS if lane is self.light else sys.maxsize
+        return lambda model: min(most, self._max_rows.get(model, 1))
 
     def _send(self, worker: Worker, tasks: list[Task]) -> None:
         now = time.monotonic()

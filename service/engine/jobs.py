@@ -62,6 +62,11 @@ class Runtime:
         """Weights of the prior's components, (K,), which sum to 1."""
         return self.mixture.log_weights.exp().cpu().numpy().astype(np.float32)
 
+    @cached_property
+    def edges(self) -> NDArray[np.float64]:
+        """Where the unit interval is cut into the components' weights, as in `Mixture.sample_index`."""
+        return self.mixture.log_weights.double().exp().cumsum(0).cpu().numpy()
+
     def images(self, payloads: Sequence[Reconstruct | Encode | Score]) -> Tensor:
         """The pixels of all payloads as the model sees them, (N, C, H, W), padded."""
         levels = np.frombuffer(b"".join(payload.levels for payload in payloads), np.uint8)
@@ -84,9 +89,26 @@ def padded(rows: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([rows, rows[-1:].repeat(missing, axis=0)]) if missing else rows
 
 
-def stream(seed: int, purpose: int, unit: int = 0) -> np.random.Generator:
-    """Random numbers of a seed, for one purpose and one unit of it (Philox; Salmon et al., 2011)."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, unit << 8 | purpose], np.uint64)))
+class Streams:
+    """Random numbers of a seed, for one purpose and one unit of it (Philox; Salmon et al., 2011).
+
+    There is one generator, since making one takes as long as to draw all numbers of an image; it gives the numbers of
+    the latest call.
+    """
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._generator = np.random.Generator(self._bits)
+        self._start = self._bits.state
+
+    def __call__(self, seed: int, purpose: int, unit: int = 0) -> np.random.Generator:
+        """The generator, at the start of a stream."""
+        self._start["state"]["key"][:] = seed, unit << 8 | purpose
+        self._bits.state = self._start
+        return self._generator
+
+
+stream = Streams()
 
 
 def _draw(runtime: Runtime, payloads: Sequence[Draw]) -> list[bytes]:
@@ -269,7 +291,8 @@ def _components(runtime: Runtime, payload: Draw) -> NDArray[np.int64]:
     if payload.component is not None:
         return np.full(payload.count, payload.component)
     uniform = stream(payload.seed, COMPONENTS).random(payload.start + payload.count)[payload.start :]
-    return runtime.mixture.sample_index(torch.from_numpy(uniform).to(runtime.device)).cpu().numpy()
+    index = np.searchsorted(runtime.edges, uniform * runtime.edges[-1], side="right")
+    return index.clip(max=len(runtime.edges) - 1)
 
 
 def _normal(seed: int, start: int, count: int, dim: int) -> Array:

@@ -6,22 +6,26 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from service.cache import create_cache
+from service.http.access import AccessControl
 from service.http.documentation import install_documentation
-from service.http.middleware import install_middleware
+from service.http.gateway import Gateway
 from service.http.problems import WebSocketRefusal, install_error_handlers
 from service.http.routes import encode, health, loglik, models, pseudo_inputs, reconstruct, sample
 from service.http.routes.parameters import Service
+from service.http.routes.query import handlers_of
 from service.http.uploads import UploadReader, document_limits
 from service.metrics import Metrics
 from service.models.store import ModelStore
 from service.settings import Settings, ignored_variables
 
-__all__ = ["create_app"]
+__all__ = ["Application", "create_app"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +40,24 @@ same answer. Errors are `application/problem+json`.
 ROUTERS = (sample, reconstruct, loglik, encode, pseudo_inputs, models, health)
 
 
-def create_app(settings: Settings) -> FastAPI:
+class Application(FastAPI):
+    """FastAPI, with a gateway before it that answers the routes of the service itself.
+
+    FastAPI documents these routes, and answers what is left: the documentation, and paths and methods that there are
+    not.
+    """
+
+    gateway: Gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or take part in the start and the end of the server."""
+        scope["app"] = self
+        await self.gateway(scope, receive, send)
+
+
+def create_app(settings: Settings) -> Application:
     """A new application, which shares nothing with others in the process."""
-    metrics = Metrics()
+    metrics, access = Metrics(), AccessControl.of(settings)
     service = Service(
         settings, metrics, ModelStore(settings, metrics), create_cache(settings, metrics), UploadReader(settings)
     )
@@ -54,11 +73,10 @@ def create_app(settings: Settings) -> FastAPI:
         loading.cancel()
         service.uploads.close()
         await service.cache.close()
-        for limit in rate_limits:
-            await limit.close()
+        await access.close()
         await service.store.close(settings.shutdown_seconds)
 
-    app = FastAPI(
+    app = Application(
         title="VampPrior density model service",
         description=DESCRIPTION,
         version=version("vampprior"),
@@ -70,12 +88,22 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     # As they are, since `include_router` would try each of its router's routes on the way to the next router's.
-    app.router.routes[:0] = [route for module in ROUTERS for route in module.router.routes]
+    routes = [route for module in ROUTERS for route in module.router.routes]
+    app.router.routes[:0] = routes
     document_limits(app, settings)
     app.router.routes.append(WebSocketRefusal())
     install_documentation(app, settings)
     install_error_handlers(app)
-    rate_limits = install_middleware(app, settings, metrics, service.store)
+    app.gateway = Gateway(
+        partial(FastAPI.__call__, app),
+        metrics=metrics,
+        access=access,
+        store=service.store,
+        deadline=settings.deadline_seconds,
+        max_bytes=settings.max_body_bytes,
+        handlers=handlers_of(routes),
+        routes=app.router.routes,
+    )
     return app
 
 

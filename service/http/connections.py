@@ -75,6 +75,46 @@ class Reading(Enum):
     NOTHING = "nothing"  # after an error, until the answers under way are out
 
 
+class JoinedWrites:
+    """A transport that sends the head of an answer together with the first part of its body.
+
+    Sending takes a quarter of the front end's time, and uvicorn sends each by itself. A head without a body to follow
+    leaves at the end of the turn of the event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head: bytes | None = None
+        self._joined = False
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the transport's."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send data, after the head if that still waits."""
+        if self._joined:
+            self._transport.write(data)
+        elif self._head is None:
+            self._head = data
+            self._loop.call_soon(self.flush)
+        else:
+            self._head += data
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._head is not None:
+            self._joined = True
+            self._transport.write(self._head)
+            self._head = None
+
+    def close(self) -> None:
+        """Send what waits, and close."""
+        self.flush()
+        self._transport.close()
+
+
 class BoundedConnection(HttpToolsProtocol):
     """A connection of uvicorn's that keeps to `ConnectionBounds`.
 
@@ -168,6 +208,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        if cycle.scope["method"] != "HEAD":
+            cycle.transport = JoinedWrites(cycle.transport, self.loop)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def on_header(self, name: bytes, value: bytes) -> None:

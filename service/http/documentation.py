@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from service.http.middleware import OPEN_PATHS
+from service.http.access import OPEN_PATHS
 from service.settings import Settings
 
 __all__ = ["install_documentation"]

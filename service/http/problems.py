@@ -36,6 +36,7 @@ __all__ = [
     "PROBLEM_RESPONSES",
     "ProblemDetail",
     "WebSocketRefusal",
+    "error_response",
     "install_error_handlers",
     "internal_error",
     "problem_response",
@@ -85,33 +86,31 @@ def internal_error(scope: Scope, error: Exception) -> Response:
     return problem_response(scope, Internal(detail))
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every error of every path of `app` with a problem, and say so in its OpenAPI document."""
-
-    async def on_problem(request: Request, error: Problem) -> Response:
-        return problem_response(request.scope, error)
-
-    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
+def error_response(scope: Scope, error: Exception) -> Response:
+    """The answer to a request that ended in this error."""
+    if isinstance(error, Problem):
+        return problem_response(scope, error)
+    if isinstance(error, RequestValidationError):
         errors = [_parameter_error(item["loc"], item["msg"]) for item in error.errors()[:MAX_ERRORS]]
         detail = " ".join(
             f"{item.location.capitalize()} parameter `{item.parameter}`: {item.detail}." for item in errors
         )
-        return problem_response(request.scope, BadParameter(detail), errors)
-
-    async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        return _http_exception_response(request.scope, error)
-
-    async def on_disconnect(_: Request, __: ClientDisconnect) -> Response:
+        return problem_response(scope, BadParameter(detail), errors)
+    if isinstance(error, HTTPException):
+        return _http_exception_response(scope, error)
+    if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return internal_error(scope, error)
 
-    async def on_exception(request: Request, error: Exception) -> Response:
-        return internal_error(request.scope, error)
 
-    app.exception_handler(Problem)(on_problem)
-    app.exception_handler(RequestValidationError)(on_validation_error)
-    app.exception_handler(HTTPException)(on_http_exception)
-    app.exception_handler(ClientDisconnect)(on_disconnect)
-    app.exception_handler(Exception)(on_exception)
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every error of every path of `app` with a problem, and say so in its OpenAPI document."""
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        return error_response(request.scope, error)
+
+    for kind in (Problem, RequestValidationError, HTTPException, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, on_error)
     _document_problems(app)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -14,11 +14,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from service.errors import BadParameter
 
-__all__ = ["QueryModel", "QueryRoute"]
+__all__ = ["QueryModel", "QueryRoute", "handlers_of"]
 
 MAX_QUERY_BYTES = 8 * 1024
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -43,6 +44,8 @@ class QueryRoute(APIRoute):
 
     Raises `TypeError` for what FastAPI's own routes do and these do not: dependencies, and a status other than 200.
     """
+
+    answer: Callable[[Request], Coroutine[Any, Any, Response]]
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers a request."""
@@ -72,6 +75,7 @@ class QueryRoute(APIRoute):
             result = await endpoint(request, **arguments)
             return result if isinstance(result, Response) else JSONResponse(_plain(result))
 
+        self.answer = handle
         return handle
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,6 +84,17 @@ class QueryRoute(APIRoute):
             await self.app(scope, receive, send)  # the server leaves the body out
         else:
             await super().handle(scope, receive, send)
+
+
+def handlers_of(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Callable[[Request], Awaitable[Response]]]:
+    """The functions that answer requests for the query routes without path parameters, by method and path."""
+    handlers: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {}
+    for route in routes:
+        if isinstance(route, QueryRoute) and not route.param_convertors:
+            methods = set(route.methods or ())
+            for method in methods | ({"HEAD"} if "GET" in methods else set()):
+                handlers[method, route.path] = route.answer
+    return handlers
 
 
 def parse_query(raw: bytes) -> dict[str, str]:
