@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from service.engine.protocol import Combine, Draw, Encode, Gallery, Layout, Payload, Reconstruct, Render, Score
-from service.engine.queue import Request, Task
+from service.engine.protocol import (
+    Combine,
+    Decode,
+    Draw,
+    Encode,
+    Gallery,
+    Layout,
+    Payload,
+    Reconstruct,
+    Render,
+    Score,
+)
+from service.engine.queue import Lane, Request, Task
 
 if TYPE_CHECKING:
     from service.engine.engine import Engine
@@ -18,6 +30,8 @@ UNIT_SAMPLES = 512
 """Importance samples of a unit of heavy work."""
 UNIT_IMAGES = 16
 """Images of a unit of heavy work."""
+WINDOW = 256
+"""Units of an answer that wait at once."""
 MAX_LIGHT_PIXELS = 1 << 18
 """Pixels of an answer beyond which it is heavy work."""
 
@@ -29,9 +43,19 @@ class EngineModel:
     if there is no room in the lane; cancelling one takes out what waits of it.
     """
 
-    def __init__(self, engine: Engine, reference: str, *, num_pixels: int, max_rows: int, autoregressive: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        reference: str,
+        *,
+        num_pixels: int,
+        max_rows: int,
+        autoregressive: bool,
+        has_pseudo_inputs: bool,
+    ) -> None:
         self.engine, self.reference = engine, reference
-        self._num_pixels, self._max_rows, self._autoregressive = num_pixels, max_rows, autoregressive
+        self._num_pixels, self._max_rows = num_pixels, max_rows
+        self._autoregressive, self._has_pseudo_inputs = autoregressive, has_pseudo_inputs
 
     async def sample(
         self,
@@ -45,33 +69,35 @@ class EngineModel:
         client: str,
     ) -> bytes:
         """Images from the prior or one of its components, as a body."""
-        if not self._is_heavy(n, layout):
-            return await self._light(Draw(0, n, seed, component, temperature, draw, layout), n, client, key=draw)
-        units = [
-            Draw(start, min(UNIT_IMAGES, n - start), seed, component, temperature, draw, None)
-            for start in range(0, n, UNIT_IMAGES)
-        ]
-        return await self._heavy_images(units, n, Render((), seed, layout), client, key=draw)
+        lane = self._lane(n, layout)
+        with lane.admit(client, n) as request:
+            if lane is self.engine.light:
+                return await self._one(request, Draw(0, n, seed, component, temperature, draw, layout))
+            units = (
+                Draw(start, min(UNIT_IMAGES, n - start), seed, component, temperature, draw, None)
+                for start in range(0, n, UNIT_IMAGES)
+            )
+            return await self._last(request, Render(await self._all(request, units), seed, layout))
 
     async def reconstruct(
         self, levels: Sequence[bytes], *, seed: int, draw: bool, layout: Layout, client: str
     ) -> bytes:
         """Images, 8-bit gray levels or colours each, encoded and decoded, as a body."""
         n = len(levels)
-        if not self._is_heavy(n, layout):
-            return await self._light(Reconstruct(b"".join(levels), 0, n, seed, draw, layout), n, client, key=draw)
-        units = []
-        for start in range(0, n, UNIT_IMAGES):
-            part = levels[start : start + UNIT_IMAGES]
-            units.append(Reconstruct(b"".join(part), start, len(part), seed, draw, None))
-        return await self._heavy_images(units, n, Render((), seed, layout), client, key=draw)
+        lane = self._lane(n, layout)
+        with lane.admit(client, n) as request:
+            if lane is self.engine.light:
+                return await self._one(request, Reconstruct(b"".join(levels), 0, n, seed, draw, layout))
+            parts = ((start, levels[start : start + UNIT_IMAGES]) for start in range(0, n, UNIT_IMAGES))
+            units = (Reconstruct(b"".join(part), start, len(part), seed, draw, None) for start, part in parts)
+            return await self._last(request, Render(await self._all(request, units), seed, layout))
 
     async def encode(self, levels: Sequence[bytes], *, top: int, client: str) -> list[bytes]:
         """Posterior and responsible components of each image, as JSON objects."""
         n = len(levels)
         lane = self.engine.heavy if n > self._max_rows else self.engine.light
         with lane.admit(client, n) as request:
-            (body,) = await self._compute(request, [Encode(b"".join(levels), n, top)], [n])
+            body = await self._one(request, Encode(b"".join(levels), n, top))
         return body.split(b"\n")
 
     async def gallery(
@@ -79,10 +105,12 @@ class EngineModel:
     ) -> bytes:
         """Pseudo-inputs or decoded components, as a body."""
         n = len(components)
-        lane = self.engine.heavy if self._is_heavy(n, layout) else self.engine.light
-        with lane.admit(client, n) as request:
-            (body,) = await self._compute(request, [Gallery(tuple(components), offset, stretch, layout)], [n])
-        return body
+        decoded: tuple[bytes, ...] = ()
+        with self._lane(n, layout).admit(client, n) as request:
+            if not self._has_pseudo_inputs:
+                parts = (components[start : start + UNIT_IMAGES] for start in range(0, n, UNIT_IMAGES))
+                decoded = await self._all(request, (Decode(tuple(part)) for part in parts))
+            return await self._last(request, Gallery(tuple(components), decoded, offset, stretch, layout))
 
     def admit_scores(self, count: int, num_samples: int, client: str) -> Request:
         """Reserve room for the log-likelihoods of so many images. Raises `Overloaded`."""
@@ -90,56 +118,55 @@ class EngineModel:
 
     async def score(self, request: Request, levels: bytes, *, num_samples: int, seed: int) -> bytes:
         """Log-likelihood of one image by importance sampling, as a JSON object, in the room of a request."""
-        units = [
+        units = (
             Score(levels, seed, start, min(UNIT_SAMPLES, num_samples - start))
             for start in range(0, num_samples, UNIT_SAMPLES)
-        ]
-        parts = await self._compute(request, units, [unit.count for unit in units])
-        return await self._last(request, Combine(tuple(parts)))
+        )
+        return await self._last(request, Combine(await self._all(request, units)))
 
-    def _is_heavy(self, n: int, layout: Layout) -> bool:
+    def _lane(self, n: int, layout: Layout) -> Lane:
+        """The lane of an answer of `n` images."""
         scale = layout.scale**2 if layout.format == "png" else 1
-        return self._autoregressive or n > self._max_rows or n * self._num_pixels * scale > MAX_LIGHT_PIXELS
+        large = n > self._max_rows or n * self._num_pixels * scale > MAX_LIGHT_PIXELS
+        return self.engine.heavy if large or self._autoregressive else self.engine.light
 
-    async def _light(self, payload: Payload, rows: int, client: str, key: object = None) -> bytes:
-        with self.engine.light.admit(client, rows) as request:
-            (result,) = await self._compute(request, [payload], [rows], key)
+    async def _all(self, request: Request, payloads: Iterable[Payload]) -> tuple[bytes, ...]:
+        """Results of payloads, in their order."""
+        remaining = iter(payloads)
+        results: list[bytes] = []
+        while window := list(islice(remaining, WINDOW)):
+            results += await self._compute(request, window)
+        return tuple(results)
+
+    async def _one(self, request: Request, payload: Payload) -> bytes:
+        (result,) = await self._compute(request, [payload])
         return result
-
-    async def _heavy_images(
-        self, units: Sequence[Draw | Reconstruct], n: int, render: Render, client: str, key: object
-    ) -> bytes:
-        """Images unit by unit, then rendered together."""
-        with self.engine.heavy.admit(client, n) as request:
-            images = await self._compute(request, units, [unit.count for unit in units], key)
-            return await self._last(request, Render(tuple(images), render.seed, render.layout))
 
     async def _last(self, request: Request, payload: Payload) -> bytes:
         """The answer from its parts: short work, which does not wait for its turn."""
-        (result,) = await self._compute(request, [payload], [0], first=True)
+        (result,) = await self._compute(request, [payload], first=True)
         return result
 
-    async def _compute(
-        self,
-        request: Request,
-        payloads: Sequence[Payload],
-        rows: Sequence[int],
-        key: object = None,
-        *,
-        first: bool = False,
-    ) -> list[bytes]:
-        """Results of payloads, each with so many rows, in their order."""
+    async def _compute(self, request: Request, payloads: Sequence[Payload], *, first: bool = False) -> list[bytes]:
+        """Results of payloads that wait together, before all others with `first`."""
         loop = asyncio.get_running_loop()
-        tasks = []
-        for payload, count in zip(payloads, rows, strict=True):
-            kind = (self.reference, type(payload), payload.count if isinstance(payload, Score) else key)
-            tasks.append(Task(request, self.reference, payload, count, kind, loop.create_future()))
+        tasks = [
+            Task(
+                request,
+                self.reference,
+                payload,
+                payload.count,
+                (self.reference, type(payload), payload.key),
+                loop.create_future(),
+            )
+            for payload in payloads
+        ]
         self.engine.add(request, tasks, first=first)
         try:
             return [await task.result for task in tasks]
         finally:
             if left := [task for task in tasks if not task.result.done()]:
-                request.withdraw(left)
+                self.engine.withdraw(request, left)
             for task in tasks:
                 if not task.result.cancel() and not task.result.cancelled():
                     task.result.exception()  # seen, though it may be the second one

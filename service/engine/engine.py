@@ -100,6 +100,11 @@ class Engine:
         request.add(tasks, first=first)
         self.dispatch()
 
+    def withdraw(self, request: Request, tasks: Sequence[Task]) -> None:
+        """Take out those of a request's tasks that still wait, since nobody wants their results."""
+        request.withdraw(tasks)
+        self._metrics.observe_batch(tasks, "cancelled", 0.0)
+
     def dispatch(self) -> None:
         """Give waiting tasks to idle workers at the end of this turn of the event loop, when others have come too."""
         if not self._dispatching:

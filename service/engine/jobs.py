@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.engine.protocol import Combine, Draw, Encode, Gallery, Layout, Payload, Reconstruct, Render, Score
+from service.engine.protocol import Combine, Decode, Draw, Encode, Gallery, Layout, Payload, Reconstruct, Render, Score
 from service.images import render
 from vampprior.card import Card
 from vampprior.distributions import Mixture
@@ -176,7 +176,7 @@ def _gallery(runtime: Runtime, payloads: Sequence[Gallery]) -> list[bytes]:
 
 
 def _gallery_body(runtime: Runtime, payload: Gallery) -> bytes:
-    images, layout = _prototypes(runtime, payload.components), payload.layout
+    images, layout = _prototypes(runtime, payload), payload.layout
     if layout.format == "png" and payload.stretch:
         images = images / np.maximum(images.max(axis=(1, 2, 3), keepdims=True), 1e-6)
     if layout.format != "json":
@@ -195,22 +195,32 @@ def _gallery_body(runtime: Runtime, payload: Gallery) -> bytes:
     return msgspec.json.encode(names | page)
 
 
-def _prototypes(runtime: Runtime, components: Sequence[int]) -> Array:
-    """Pseudo-inputs of these numbers, or component means decoded, (n, C, H, W)."""
-    if not components:
-        return np.zeros((0, *runtime.image_shape), np.float32)
-    index = np.array(components, np.int64)
+def _prototypes(runtime: Runtime, payload: Gallery) -> Array:
+    """Pseudo-inputs, or component means that were decoded before, (n, C, H, W)."""
     inputs = runtime.model.prior.pseudo_inputs
-    if inputs is not None:
-        return inputs[runtime.tensor(index)].cpu().numpy()
-    pixels = _uniform(0, 0, len(index), runtime) if runtime.model.autoregressive else None
-    images = runtime.model.sample(
-        component=runtime.tensor(padded(index)),
-        noise=runtime.tensor(np.zeros((len(padded(index)), runtime.model.noise_dim), np.float32)),
-        pixel_noise=None if pixels is None else runtime.tensor(padded(pixels)),
+    if inputs is None or not payload.components:
+        return np.frombuffer(b"".join(payload.decoded), np.float32).reshape(-1, *runtime.image_shape)
+    return inputs[runtime.tensor(np.array(payload.components, np.int64))].cpu().numpy()
+
+
+def _decode(runtime: Runtime, payloads: Sequence[Decode]) -> list[bytes]:
+    model = runtime.model
+    index = padded(np.concatenate([np.array(payload.components, np.int64) for payload in payloads]))
+    pixels = None
+    if model.autoregressive:
+        # a row of the seed 0 for each component, so that one looks the same on every page
+        pixels = runtime.tensor(_uniform(0, 0, int(index.max()) + 1, runtime)[index])
+    images = model.sample(
+        component=runtime.tensor(index),
+        noise=runtime.tensor(np.zeros((len(index), model.noise_dim), np.float32)),
+        pixel_noise=pixels,
         mixture=runtime.mixture,
     )
-    return images[: len(index)].cpu().numpy()
+    array, results, row = images.cpu().numpy(), [], 0
+    for payload in payloads:
+        results.append(array[row : row + payload.count].tobytes())
+        row += payload.count
+    return results
 
 
 def _score(runtime: Runtime, payloads: Sequence[Score]) -> list[bytes]:
@@ -279,6 +289,7 @@ _COMPUTATIONS: dict[type[Payload], Callable[[Runtime, Sequence[Any]], list[bytes
     Draw: _draw,
     Reconstruct: _reconstruct,
     Encode: _encode,
+    Decode: _decode,
     Gallery: _gallery,
     Score: _score,
     Combine: _combine,

@@ -6,7 +6,7 @@ import asyncio
 import struct
 from collections.abc import Callable
 from socket import socket
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import msgspec
 
@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "Combine",
     "Computed",
+    "Decode",
     "Draw",
     "Encode",
     "Exited",
@@ -60,7 +61,8 @@ class Layout(msgspec.Struct, frozen=True, array_like=True):
     scale: int
 
 
-# Work. Images travel as bytes: 8-bit gray levels or colours, or float32 values, of shape (N, C, H, W).
+# Work. Images travel as bytes: 8-bit gray levels or colours, or float32 values, of shape (N, C, H, W). Every payload
+# has a `count` of rows that go through the networks, and a `key`: those of equal type and key are computed together.
 
 
 class Draw(Message, frozen=True):
@@ -74,6 +76,11 @@ class Draw(Message, frozen=True):
     draw_pixels: bool
     layout: Layout | None
 
+    @property
+    def key(self) -> bool:
+        """Draws of pixels are computed apart."""
+        return self.draw_pixels
+
 
 class Reconstruct(Message, frozen=True):
     """Images encoded and decoded, at the posterior means or, with `draw`, by draws with the seed."""
@@ -85,6 +92,11 @@ class Reconstruct(Message, frozen=True):
     draw: bool
     layout: Layout | None
 
+    @property
+    def key(self) -> bool:
+        """Draws of pixels are computed apart."""
+        return self.draw
+
 
 class Encode(Message, frozen=True):
     """Posterior of each image and the `top` components most responsible for it, as a JSON object in a line each."""
@@ -92,19 +104,36 @@ class Encode(Message, frozen=True):
     levels: bytes
     count: int
     top: int
+    key: ClassVar[None] = None
+
+
+class Decode(Message, frozen=True):
+    """Means of components of these numbers, decoded, as values."""
+
+    components: tuple[int, ...]
+    key: ClassVar[None] = None
+
+    @property
+    def count(self) -> int:
+        """Images that are decoded."""
+        return len(self.components)
 
 
 class Gallery(Message, frozen=True):
-    """Pseudo-inputs, or for priors without them decoded component means, of these numbers.
+    """Pseudo-inputs of these numbers, or for priors without them decoded component means.
 
+    decoded: these, in parts
     offset:  of the first in the gallery, for JSON
     stretch: whether each image of a PNG is brightened until its brightest pixel is white
     """
 
     components: tuple[int, ...]
+    decoded: tuple[bytes, ...]
     offset: int
     stretch: bool
     layout: Layout
+    count: ClassVar[int] = 0
+    key: ClassVar[None] = None
 
 
 class Score(Message, frozen=True):
@@ -115,11 +144,18 @@ class Score(Message, frozen=True):
     start: int
     count: int
 
+    @property
+    def key(self) -> int:
+        """Units of one size are computed together."""
+        return self.count
+
 
 class Combine(Message, frozen=True):
     """The log-likelihood from the parts that `Score` gave, in their order, as a JSON object."""
 
     parts: tuple[bytes, ...]
+    count: ClassVar[int] = 0
+    key: ClassVar[None] = None
 
 
 class Render(Message, frozen=True):
@@ -128,9 +164,11 @@ class Render(Message, frozen=True):
     images: tuple[bytes, ...]
     seed: int | None
     layout: Layout
+    count: ClassVar[int] = 0
+    key: ClassVar[None] = None
 
 
-Payload = Draw | Reconstruct | Encode | Gallery | Score | Combine | Render
+Payload = Draw | Reconstruct | Encode | Decode | Gallery | Score | Combine | Render
 
 
 class Batch(Message, frozen=True):

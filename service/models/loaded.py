@@ -43,6 +43,7 @@ class LoadedModel:
             num_pixels=card.model.num_pixels,
             max_rows=message.max_rows,
             autoregressive=message.autoregressive,
+            has_pseudo_inputs=message.has_inputs,
         )
         return cls(card, client, np.frombuffer(message.weights, np.float32), message.has_inputs)
 

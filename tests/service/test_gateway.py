@@ -16,28 +16,35 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Form, Request, UploadFile
 from limits import parse
 from starlette.requests import ClientDisconnect
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
-from service.logs import configure_logging, request_id
-from service.metrics import Metrics
-from service.http.middleware import AccessControl, BodyLimit, RequestContext, install_middleware
+from service.errors import BadParameter
+from service.http.access import AccessControl
+from service.http.gateway import Gateway
 from service.http.problems import install_error_handlers
 from service.http.rate_limit import LocalWindow
+from service.logs import configure_logging, request_id
+from service.metrics import Metrics
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 
-def make_app(middleware: type[Any], **options: Any) -> FastAPI:
+def make_app(metrics: Metrics | None = None, max_bytes: int = 1000, **access: Any) -> FastAPI:
+    """An application behind a gateway; further options are those of its access control."""
     app = FastAPI()
     install_error_handlers(app)
-    app.add_middleware(middleware, **options)
+    guard(app, AccessControl(**access), metrics or Metrics(), max_bytes)
 
     @app.post("/sample")
     async def sample() -> str:
         return "sampled"
 
     return app
+
+
+def guard(app: FastAPI, access: AccessControl, metrics: Metrics, max_bytes: int = 1000) -> None:
+    app.add_middleware(Gateway, metrics=metrics, access=access, max_bytes=max_bytes, routes=app.router.routes)
 
 
 def client_of(app: FastAPI, address: str = "192.0.2.1") -> httpx.AsyncClient:
@@ -51,25 +58,25 @@ def assert_is_problem(response: httpx.Response, status: int, slug: str) -> None:
     assert response.json()["type"] == f"/problems/{slug}"
 
 
-# request context
+# ids, metrics and errors
 
 
 @pytest.mark.parametrize("given", ["abc", "A.b_c-9", "x" * 128])
 async def test_a_sane_request_id_is_kept(given: str) -> None:
-    async with client_of(make_app(RequestContext, metrics=Metrics())) as client:
+    async with client_of(make_app()) as client:
         response = await client.post("/sample", headers={"X-Request-ID": given})
     assert response.headers["x-request-id"] == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", 'a"b', "é".encode().decode("latin-1"), "a,b"])
 async def test_another_request_id_is_replaced(given: str) -> None:
-    async with client_of(make_app(RequestContext, metrics=Metrics())) as client:
+    async with client_of(make_app()) as client:
         response = await client.post("/sample", headers={"X-Request-ID": given.encode("latin-1")})
     assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
 
 
 async def test_the_request_id_is_the_same_everywhere() -> None:
-    app = make_app(RequestContext, metrics=Metrics())
+    app = make_app()
 
     @app.get("/ids")
     async def ids(request: Request) -> list[str | None]:
@@ -88,7 +95,7 @@ async def test_the_request_id_is_the_same_everywhere() -> None:
 
 async def test_a_stray_exception_is_a_500_with_id_metrics_and_log(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
-    app = make_app(RequestContext, metrics=metrics)
+    app = make_app(metrics)
 
     @app.get("/fail")
     async def fail() -> None:
@@ -105,7 +112,7 @@ async def test_a_stray_exception_is_a_500_with_id_metrics_and_log(caplog: pytest
 
 async def test_half_an_answer_is_not_finished_by_an_error() -> None:
     """The server has to drop the connection, else the client takes what it got for all there is."""
-    app = make_app(RequestContext, metrics=Metrics())
+    app = make_app()
 
     @app.get("/stream")
     async def stream() -> StreamingResponse:
@@ -128,7 +135,7 @@ def counted(metrics: Metrics, method: str, route: str, status: str) -> float | N
 
 async def test_requests_are_counted_by_route_template() -> None:
     metrics = Metrics()
-    app = make_app(RequestContext, metrics=metrics)
+    app = make_app(metrics)
     router = APIRouter(prefix="/models")
 
     @router.get("/{name}/{k}")
@@ -154,32 +161,39 @@ async def test_requests_are_counted_by_route_template() -> None:
 
 async def test_a_client_that_leaves_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
-    app = make_app(RequestContext, metrics=metrics)
-    left = asyncio.Event()
+    app = make_app(metrics)
 
     @app.get("/upload")
     async def upload() -> None:
         raise ClientDisconnect
 
+    async with client_of(app) as client:
+        await client.get("/upload")
+    assert counted(metrics, "GET", "/upload", "499") == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_request_that_the_stopping_server_cancels_is_answered_503() -> None:
+    metrics = Metrics()
+    app = make_app(metrics)
+    waiting = asyncio.Event()
+
     @app.get("/wait")
     async def wait() -> None:
-        left.set()
+        waiting.set()
         await asyncio.Event().wait()
 
     async with client_of(app) as client:
-        await client.get("/upload")
         request = asyncio.create_task(client.get("/wait"))
-        await left.wait()
+        await waiting.wait()
         request.cancel()
-        await asyncio.gather(request, return_exceptions=True)
-    assert counted(metrics, "GET", "/upload", "499") == 1
-    assert counted(metrics, "GET", "/wait", "499") == 1
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert_is_problem(await request, 503, "not-ready")
+    assert counted(metrics, "GET", "/wait", "503") == 1
 
 
 async def test_requests_under_way_are_counted() -> None:
     metrics = Metrics()
-    app = make_app(RequestContext, metrics=metrics)
+    app = make_app(metrics)
 
     @app.get("/progress")
     async def progress() -> float | None:
@@ -198,12 +212,12 @@ def limit_of(limit: str) -> LocalWindow:
 
 
 async def test_without_keys_everyone_may_ask() -> None:
-    async with client_of(make_app(AccessControl)) as client:
+    async with client_of(make_app()) as client:
         assert (await client.post("/sample")).status_code == 200
 
 
 async def test_with_keys_one_of_them_must_come() -> None:
-    async with client_of(make_app(AccessControl, keys=["one", "two"])) as client:
+    async with client_of(make_app(keys=["one", "two"])) as client:
         for key in ("one", "two"):
             assert (await client.post("/sample", headers={"X-API-Key": key})).status_code == 200
         for key in ("", "on", "onee", "one,two", "ONE", "\xff"):
@@ -216,18 +230,18 @@ async def test_with_keys_one_of_them_must_come() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"])
 async def test_probes_and_documentation_need_no_key(path: str) -> None:
-    async with client_of(make_app(AccessControl, keys=["one"])) as client:
+    async with client_of(make_app(keys=["one"])) as client:
         assert (await client.get(path)).status_code in {200, 404}
 
 
 @pytest.mark.parametrize("path", ["/healthy", "/health", "/metrics/x", "/docsample", "/openapi.json/x", "/%0A"])
 async def test_paths_that_only_look_open_need_a_key(path: str) -> None:
-    async with client_of(make_app(AccessControl, keys=["one"])) as client:
+    async with client_of(make_app(keys=["one"])) as client:
         assert (await client.get(path)).status_code == 401
 
 
 async def test_a_client_over_its_limit_is_told_when_to_come_back() -> None:
-    app = make_app(AccessControl, limit=limit_of("2/day"))
+    app = make_app(limit=limit_of("2/day"))
     async with client_of(app) as client:
         for remaining in ("1", "0"):
             response = await client.post("/sample")
@@ -243,7 +257,7 @@ async def test_a_client_over_its_limit_is_told_when_to_come_back() -> None:
 
 
 async def test_a_client_is_its_key_wherever_it_is() -> None:
-    app = make_app(AccessControl, keys=["one", "two"], limit=limit_of("1/day"))
+    app = make_app(keys=["one", "two"], limit=limit_of("1/day"))
     async with client_of(app, address="192.0.2.1") as client:
         assert (await client.post("/sample", headers={"X-API-Key": "one"})).status_code == 200
         assert (await client.post("/sample", headers={"X-API-Key": "two"})).status_code == 200
@@ -252,14 +266,14 @@ async def test_a_client_is_its_key_wherever_it_is() -> None:
 
 
 async def test_a_header_that_opens_nothing_is_no_new_client() -> None:
-    async with client_of(make_app(AccessControl, limit=limit_of("1/day"))) as client:
+    async with client_of(make_app(limit=limit_of("1/day"))) as client:
         assert (await client.post("/sample", headers={"X-API-Key": "made"})).status_code == 200
         assert (await client.post("/sample", headers={"X-API-Key": "up"})).status_code == 429
 
 
 @pytest.mark.parametrize("name", ["limit", "failure_limit"])
 async def test_guesses_at_keys_are_limited(name: str) -> None:
-    async with client_of(make_app(AccessControl, keys=["one"], **{name: limit_of("1/day")})) as client:
+    async with client_of(make_app(keys=["one"], **{name: limit_of("1/day")})) as client:
         assert (await client.post("/sample", headers={"X-API-Key": "a"})).status_code == 401
         response = await client.post("/sample", headers={"X-API-Key": "b"})
         assert_is_problem(response, 429, "rate-limited")
@@ -269,14 +283,14 @@ async def test_guesses_at_keys_are_limited(name: str) -> None:
 async def test_a_failed_key_is_limited_without_a_setting() -> None:
     app = FastAPI()
     install_error_handlers(app)
-    install_middleware(app, Settings(api_keys="one"), Metrics())  # type: ignore[arg-type]
+    guard(app, AccessControl.of(Settings(api_keys="one")), Metrics())  # type: ignore[arg-type]
     async with client_of(app) as client:
         statuses = [(await client.post("/sample")).status_code for _ in range(31)]
     assert statuses == [401] * 30 + [429]
 
 
 async def test_a_network_of_ipv6_is_one_client() -> None:
-    app = make_app(AccessControl, limit=limit_of("1/day"))
+    app = make_app(limit=limit_of("1/day"))
     statuses = []
     for address in ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1", "::ffff:192.0.2.1", "192.0.2.1"):
         async with client_of(app, address=address) as client:
@@ -285,7 +299,7 @@ async def test_a_network_of_ipv6_is_one_client() -> None:
 
 
 async def test_probes_and_documentation_are_not_limited() -> None:
-    async with client_of(make_app(AccessControl, limit=limit_of("1/day"))) as client:
+    async with client_of(make_app(limit=limit_of("1/day"))) as client:
         for path in ("/health/live", "/metrics", "/docs/x", "/static/x") * 3:
             assert (await client.get(path)).status_code == 404
 
@@ -299,7 +313,7 @@ async def pieces(*sizes: int) -> AsyncIterator[bytes]:
 
 
 def reading_app(max_bytes: int) -> tuple[FastAPI, list[int]]:
-    app = make_app(BodyLimit, max_bytes=max_bytes)
+    app = make_app(max_bytes=max_bytes)
     read: list[int] = []
 
     @app.post("/raw")
@@ -386,6 +400,90 @@ async def test_over_a_real_connection_a_body_too_large_is_answered(http: str) ->
         assert (await client.post("/raw", content=bytes(1000))).status_code == 200
 
 
+# administration
+
+
+async def test_reloading_needs_an_admin_key() -> None:
+    def app() -> FastAPI:
+        app = make_app(keys=["user"], admin_keys=["admin"])
+
+        @app.post("/models/reload")
+        async def reload() -> str:
+            return "reloaded"
+
+        return app
+
+    async with client_of(app()) as client:
+        assert_is_problem(await client.post("/models/reload"), 403, "forbidden")
+        assert_is_problem(await client.post("/models/reload", headers={"X-API-Key": "user"}), 403, "forbidden")
+        assert (await client.post("/models/reload", headers={"X-API-Key": "admin"})).json() == "reloaded"
+        assert (await client.post("/sample", headers={"X-API-Key": "admin"})).status_code == 200
+
+
+async def test_without_admin_keys_nobody_may_reload() -> None:
+    async with client_of(make_app()) as client:
+        assert_is_problem(await client.post("/models/reload", headers={"X-API-Key": ""}), 403, "forbidden")
+        assert (await client.post("/sample")).status_code == 200
+
+
+async def test_an_admin_key_alone_closes_nothing_else() -> None:
+    async with client_of(make_app(admin_keys=["admin"], failure_limit=limit_of("1/day"))) as client:
+        assert (await client.post("/sample")).status_code == 200
+        assert_is_problem(await client.post("/models/reload"), 403, "forbidden")
+        assert_is_problem(await client.post("/models/reload"), 429, "rate-limited")
+
+
+# deadline
+
+
+async def test_past_the_deadline_the_answer_is_504() -> None:
+    for deadline in (0.01, 0.15):  # before and after the gateway begins to listen for a hang-up
+        app = FastAPI()
+        app.add_middleware(Gateway, metrics=Metrics(), deadline=deadline)
+        cancelled = asyncio.Event()
+
+        @app.get("/wait")
+        async def wait() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()  # noqa: B023
+
+        async with client_of(app) as client:
+            assert_is_problem(await client.get("/wait"), 504, "deadline-exceeded")
+        assert cancelled.is_set()
+
+
+# handlers
+
+
+async def test_a_handler_answers_in_place_of_the_application() -> None:
+    """With the same id, limits, errors and metrics."""
+    metrics, app = Metrics(), FastAPI()
+
+    async def answer(request: Request) -> Response:
+        if request.url.query == "fail":
+            raise RuntimeError("the password is hunter2")
+        if request.url.query == "bad":
+            raise BadParameter("n is bad")
+        return Response(f"{request.state.request_id} {request.state.client}")
+
+    gateway = Gateway(
+        app, metrics=metrics, access=AccessControl(limit=limit_of("4/day")), handlers={("GET", "/fast"): answer}
+    )
+    async with client_of(gateway) as client:  # type: ignore[arg-type]
+        response = await client.get("/fast", headers={"X-Request-ID": "abc"})
+        assert response.text == "abc address:192.0.2.1"
+        assert (response.headers["x-request-id"], response.headers["ratelimit-remaining"]) == ("abc", "3")
+        assert_is_problem(await client.get("/fast?bad"), 422, "bad-parameter")
+        failed = await client.get("/fast?fail")
+        assert_is_problem(failed, 500, "internal")
+        assert "hunter2" not in failed.text
+        assert (await client.post("/fast")).status_code == 404  # of the application
+        assert_is_problem(await client.get("/fast"), 429, "rate-limited")
+    assert [counted(metrics, "GET", "/fast", status) for status in ("200", "422", "500", "429")] == [1, 1, 1, 1]
+
+
 # all together
 
 
@@ -393,8 +491,7 @@ async def test_every_refusal_has_an_id_and_is_counted() -> None:
     metrics = Metrics()
     app = FastAPI()
     install_error_handlers(app)
-    settings = Settings(api_keys="one", rate_limit="3/day", max_body_bytes=10)  # type: ignore[arg-type]
-    install_middleware(app, settings, metrics)
+    guard(app, AccessControl(keys=["one"], limit=limit_of("3/day")), metrics, max_bytes=10)
     async with client_of(app) as client:
         for headers, size, status in [
             ({}, 100, 401),
@@ -419,8 +516,7 @@ async def test_refusals_are_counted_by_the_route_that_they_asked_for() -> None:
     @app.post("/models/{name}")
     async def model(name: str) -> None: ...
 
-    settings = Settings(api_keys="one", rate_limit="1/day", max_body_bytes=10)  # type: ignore[arg-type]
-    install_middleware(app, settings, metrics)
+    guard(app, AccessControl(keys=["one"], limit=limit_of("1/day")), metrics, max_bytes=10)
     async with client_of(app) as client:
         for headers, size, status in [
             ({}, 1, 401),
@@ -456,7 +552,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("_restored_logging")
 async def test_a_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info")
-    app = make_app(RequestContext, metrics=Metrics())
+    app = make_app()
 
     @app.get("/models/{name}")
     async def model(name: str) -> None:
@@ -481,7 +577,7 @@ async def test_a_request_is_one_line_of_json(capsys: pytest.CaptureFixture[str])
 @pytest.mark.usefixtures("_restored_logging")
 async def test_an_exception_is_one_line_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("error")
-    app = make_app(RequestContext, metrics=Metrics())
+    app = make_app()
 
     @app.get("/fail")
     async def fail() -> None:
