@@ -55,4 +55,4 @@ def collect_rarely() -> None:
 if __name__ == "__main__":
     status = main()
     logging.shutdown()
-    os._exit(status)  # an orderly exit aborts if a compute thread is still inside torch
+    os._exit(status)  # an orderly exit would wait for a thread that decodes

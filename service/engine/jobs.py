@@ -27,7 +27,9 @@ BLOCK_ROWS = 16
 """Batches are padded to a multiple of this, so that matrix products take the same path, and a row gives the same bits,
 whatever it is batched with."""
 MAX_ROWS, MAX_BYTES = 512, 1 << 21
-"""Rows that go through the networks at once, and the memory of their largest tensor: more is no faster."""
+"""Rows that go through the networks at once on a CPU, and the memory of their largest tensor: more is no faster."""
+GPU_ROWS, GPU_BYTES = 1 << 15, 1 << 28
+"""The same on a GPU."""
 LATENTS, PIXELS, COMPONENTS, IMPORTANCE = range(4)
 """Streams of random numbers of a seed."""
 MIN_EFFECTIVE = 2.0
@@ -55,7 +57,8 @@ class Runtime:
     @cached_property
     def max_rows(self) -> int:
         """Rows that go through the networks at once."""
-        return min(MAX_ROWS, max(BLOCK_ROWS, chunk_rows(self.model, MAX_BYTES) // BLOCK_ROWS * BLOCK_ROWS))
+        rows, size = (MAX_ROWS, MAX_BYTES) if self.device.type == "cpu" else (GPU_ROWS, GPU_BYTES)
+        return min(rows, max(BLOCK_ROWS, chunk_rows(self.model, size) // BLOCK_ROWS * BLOCK_ROWS))
 
     @cached_property
     def weights(self) -> Array:

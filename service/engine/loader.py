@@ -77,7 +77,7 @@ def run(control: socket.socket, start: LoaderStart) -> None:
             _send(control, Refused(_reference(folder), str(error)))
         device = torch.device("cpu")
         start = LoaderStart([], start.device, start.parent)
-    forks = device.type == "cpu" and sys.platform == "linux"
+    forks = can_fork(device)
     torch.set_num_threads(1 if forks or device.type != "cpu" else available_cpus())
     runtimes = {}
     for folder in map(Path, start.folders):
@@ -99,6 +99,11 @@ def run(control: socket.socket, start: LoaderStart) -> None:
         _fork_workers(control, runtimes)
     else:
         _become_worker(control, runtimes)
+
+
+def can_fork(device: torch.device) -> bool:
+    """Whether a process with models on this device can be forked: neither after CUDA has started, nor on macOS."""
+    return device.type == "cpu" and sys.platform == "linux"
 
 
 def find_device(name: str) -> torch.device:

@@ -137,7 +137,7 @@ class _Loader:
         self.started = time.monotonic()
         self.loading: Loading | None = None
         self.loading_since = self.started
-        self.ready = False
+        self.ready = self.forks = False
 
     def send(self, message: Message, *descriptors: int) -> None:
         """Send a message, with file descriptors. Raises `OSError` if the loader does not take it at once."""
@@ -225,6 +225,8 @@ class Supervisor:
             lambda message: self._handle(loader, message),
             lambda: self._loader_ended(loader),
         )
+        if loader is not self._loader:
+            return
         loader.stream = stream
         # a copy, since a transport does not send file descriptors
         await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=loader.control.dup())
@@ -249,7 +251,7 @@ class Supervisor:
                 logger.info("worker %d ended with status %d", message.number, message.status)
 
     def _call_workers(self, loader: _Loader, *, forks: bool) -> None:
-        loader.loading, loader.ready = None, True
+        loader.loading, loader.ready, loader.forks = None, True, forks
         if forks:
             for lane, count in self._counts.items():
                 for _ in range(count):
@@ -338,12 +340,15 @@ class Supervisor:
 
     def kill(self, worker: Worker) -> None:
         """Kill a worker, which has been silent for too long."""
-        if self._loader is None:
+        loader = self._loader
+        if loader is None:
             return
         try:
-            self._loader.send(Kill(worker.number))
+            if not loader.forks:
+                raise OSError("the loader is the worker")
+            loader.send(Kill(worker.number))
         except OSError:
-            self._loader_ended(self._loader)
+            self._loader_ended(loader)
         else:
             self._worker_ended(worker)
 

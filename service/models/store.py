@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.engine.engine import EngineState
-from service.errors import ModelNotFound, NotReady, ReloadRefused, ReloadUnderWay, quoted
+from service.errors import ModelNotFound, NotReady, Problem, ReloadRefused, ReloadUnderWay, quoted
 from service.metrics import Metrics
 from service.models.catalog import StoreError, describe_error, find_names, find_versions, fingerprint
 from service.models.generation import Generation, Refusal, matches, reference_of
@@ -294,5 +294,10 @@ class ModelStore:
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("%s", error, exc_info=None if isinstance(error, Problem) else error)
