@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import os
@@ -14,7 +13,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from zygote import Faults, Zygote
 
-import service.models.store as store_module
 from service.http.app import create_app
-from service.images import encode_png
-from service.jobs import Compute, Job, Runtime
 from service.http.server import Server
+from service.images import encode_png
 from service.settings import Settings
 from vampprior import LatentModel, ModelConfig, build_model
 from vampprior.card import Card
@@ -147,37 +145,41 @@ def load_model(model_store: Path) -> Callable[[str], LatentModel]:
     return lambda reference: load_checkpoint(model_store.joinpath(*reference.split("@")))[0]
 
 
-class Gate(Job[None]):
-    """Keeps the compute thread until it is opened."""
+class Gate:
+    """A file that processes wait for."""
 
-    operation = "gate"
-    light = True
-    key = 0
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    def __init__(self) -> None:
-        self.rows = 1
-        self.entered, self.opened = threading.Event(), threading.Event()
+    def set(self) -> None:
+        """Let them go on."""
+        self.path.touch()
 
-    @classmethod
-    def take(cls, runtime: Runtime, jobs: Sequence[Gate], max_rows: int) -> Compute:
-        for job in jobs:
-            job.rows = 0
-        return lambda: cls.hold(jobs)
 
-    @classmethod
-    def hold(cls, jobs: Sequence[Gate]) -> None:
-        for job in jobs:
-            job.entered.set()
-            job.opened.wait(PATIENCE)
+@pytest.fixture(scope="session", autouse=True)
+def zygote() -> Iterator[Zygote]:
+    """Forks the loaders of the session. Workers may be silent for as long as a test stops them."""
+    zygote = Zygote()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.engine.supervisor.launch_loader", zygote.launch_loader)
+        patch.setattr("service.engine.supervisor.SILENT_SECONDS", 10 * PATIENCE)
+        yield zygote
+    zygote.close()
 
-    def result(self) -> None:
-        return None
+
+@pytest.fixture
+def faults(zygote: Zygote) -> Iterator[Faults]:
+    """What goes wrong in the loaders that start during the test, and in their workers."""
+    zygote.faults = Faults()
+    yield zygote.faults
+    zygote.faults = Faults()
 
 
 class RunningService:
     """The real application behind a real server, on a free port of 127.0.0.1."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.app = create_app(settings)
         self.store = self.app.state.service.store
         self.server = Server(self.app, settings)
@@ -213,8 +215,8 @@ class RunningService:
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def queued(self) -> float:
-        """Jobs that wait or run in any engine."""
-        return self.metric("vampprior_queue_jobs")
+        """Requests that wait or are being computed, in both lanes."""
+        return self.metric("vampprior_queue_requests")
 
     def send(
         self, path: str, body: bytes = b"", *, media_type: str = "image/png", length: int | None = None
@@ -226,19 +228,25 @@ class RunningService:
         connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         return connection
 
+    def workers(self) -> list[int]:
+        """Processes of all workers, once all are there."""
+        supervisor = self.store._present.engine.supervisor
+        expected = 1 + sum(self.settings.worker_counts().values())
+        self.until(lambda: len(supervisor.processes()) == expected)
+        return list(supervisor.processes()[1:])
+
     @contextlib.contextmanager
-    def hold(self, reference: str | None = None) -> Iterator[None]:
-        """Let the model's compute thread compute nothing meanwhile."""
-        gate = Gate()
+    def hold(self) -> Iterator[None]:
+        """Let the workers compute nothing meanwhile, so that all requests wait."""
         self.until(lambda: self.queued() == 0)
-        waiting = threading.Thread(target=lambda: asyncio.run(self.store.resolve(reference).engine.run(gate)))
-        waiting.start()
-        assert gate.entered.wait(PATIENCE)
+        workers = self.workers()
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
         try:
             yield
         finally:
-            gate.opened.set()
-            waiting.join(PATIENCE)
+            for worker in workers:
+                os.kill(worker, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -267,26 +275,19 @@ def unprivileged() -> Callable[[], contextlib.AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def hold_loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], threading.Event]]:
-    """`hold_loading(name)` has models of that name wait for the event that it returns; the test's end sets it."""
-    events: list[threading.Event] = []
-    load = store_module.load_checkpoint
+def hold_loading(faults: Faults, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Gate]]:
+    """`hold_loading(name)` has models of that name wait for the gate that it returns; the test's end opens it."""
+    folder = tmp_path_factory.mktemp("gates")
+    gates: list[Gate] = []
 
-    def hold(name: str) -> threading.Event:
-        opened = threading.Event()
-        events.append(opened)
-
-        def load_or_wait(folder: Path) -> Any:
-            if folder.parent.name == name:
-                opened.wait(PATIENCE)
-            return load(folder)
-
-        monkeypatch.setattr(store_module, "load_checkpoint", load_or_wait)
-        return opened
+    def hold(name: str) -> Gate:
+        gates.append(Gate(folder / name))
+        faults.hold[name] = str(gates[-1].path)
+        return gates[-1]
 
     yield hold
-    for event in events:
-        event.set()
+    for gate in gates:
+        gate.set()
 
 
 @pytest.fixture(scope="session")
@@ -297,7 +298,7 @@ def serve(model_store: Path) -> Callable[..., contextlib.AbstractContextManager[
 
     @contextlib.contextmanager
     def run(*, ready: bool = True, **settings: Any) -> Iterator[RunningService]:
-        defaults = {"model_store": model_store, "default_model": "tiny-vamp", "threads": 1, "deadline_seconds": 600}
+        defaults = {"model_store": model_store, "default_model": "tiny-vamp", "workers": 1, "deadline_seconds": 600}
         with pytest.MonkeyPatch.context() as environment:
             for name in [name for name in os.environ if name.upper().startswith("VAMP_")]:
                 environment.delenv(name)

@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 import pytest
 import torch
-
-from service.images import encode_png
 from service.noise import seeded_generator
+
 from service.http.routes.loglik import describe_score
+from service.images import encode_png
 from service.models.store import LoadedModel
 from vampprior import LatentModel, LogLikelihood, ModelConfig, log_likelihood
 from vampprior.card import Card, read_card

@@ -14,8 +14,8 @@ import pytest
 
 from service.errors import ModelNotFound, NotReady
 from service.metrics import Metrics
-from service.settings import Settings
 from service.models.store import ModelStore
+from service.settings import Settings
 from service.threads import start_thread
 
 pytestmark = pytest.mark.anyio

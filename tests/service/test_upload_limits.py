@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.http.budget import Budget
 from service.errors import Overloaded
-from service.images import encode_png, fit_to_model
+from service.http.budget import Budget
 from service.http.json_images import read_json_images
-from service.settings import Settings
 from service.http.uploads import UploadReader
+from service.images import encode_png, fit_to_model
+from service.settings import Settings
 
 PNG = {"Content-Type": "image/png"}
 LARGE = encode_png(np.random.default_rng(0).random((1, 100, 100)))

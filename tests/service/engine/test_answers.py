@@ -10,45 +10,77 @@ from typing import Any
 
 import pytest
 
+from service.errors import Overloaded
+
 pytestmark = pytest.mark.anyio
 
+SCORES = ((0, 3), (1, 700), (2, 5000))
 
-async def test_answers_do_not_depend_on_batches_or_on_the_number_of_workers(run_pool: Any) -> None:
-    async with run_pool(heavy=1) as running:
+
+async def test_answers_do_not_depend_on_batches_or_on_the_number_of_workers(run_engine: Any) -> None:
+    async with run_engine(heavy=1) as running:
         alone = [await running.sample(seed) for seed in range(50)]
-        scores = [await running.score(seed, samples) for seed, samples in ((0, 3), (1, 700), (2, 5000))]
-    async with run_pool(light=2, heavy=3) as running:
+        scores = [await running.score(seed, samples) for seed, samples in SCORES]
+        assert set(running.metrics.batches) == {1}
+    async with run_engine(light=2, heavy=3) as running:
         assert await asyncio.gather(*(running.sample(seed) for seed in range(50))) == alone
-        assert max(running.batches) > 1
-        mixed = [running.score(seed, samples) for seed, samples in ((0, 3), (1, 700), (2, 5000))]
-        assert await asyncio.gather(*mixed, *(running.score(9, 700) for _ in range(5)))  # in batches with others
-        again = [running.score(seed, samples) for seed, samples in ((0, 3), (1, 700), (2, 5000))]
-        assert await asyncio.gather(*again) == scores
+        assert max(running.metrics.batches) > 1
+        mixed = [running.score(seed, samples) for seed, samples in SCORES]
+        others = [running.score(9, 700, bytes([level] * 64)) for level in range(20)]  # in batches with the first ones
+        assert (await asyncio.gather(*mixed, *others))[:3] == scores
+        assert await asyncio.gather(*(running.score(seed, samples) for seed, samples in SCORES)) == scores
 
 
-async def test_images_of_a_seed_do_not_depend_on_their_number(run_pool: Any) -> None:
-    async with run_pool() as running:
+async def test_images_of_a_seed_do_not_depend_on_their_number(run_engine: Any) -> None:
+    async with run_engine() as running:
         some, many = await running.sample(1, n=3), await running.sample(1, n=40)
         assert many[128 : 128 + 3 * 256] == some[128:]
 
 
-async def test_heavy_samples_come_in_units_and_give_the_same_images(
-    run_pool: Any, monkeypatch: pytest.MonkeyPatch
+async def test_heavy_work_comes_in_units_and_gives_the_same_images(
+    run_engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with run_pool() as running:
+    async with run_engine() as running:
         light = await running.sample(1, n=40)
-        monkeypatch.setattr("service.engine.client.UNIT_PIXELS", 1)
+        assert running.batches == 1
+        monkeypatch.setattr("service.engine.client.MAX_LIGHT_PIXELS", 1)
         assert await running.sample(1, n=40) == light
+        assert sum(running.metrics.batches) == 1 + 3 + 1  # three units, and one that renders
 
 
-async def test_a_score_has_what_the_estimate_has(run_pool: Any) -> None:
-    async with run_pool() as running:
+async def test_a_score_has_what_the_estimate_has(run_engine: Any) -> None:
+    async with run_engine() as running:
         score = json.loads(await running.score(0, 5000))
-        assert set(score) == {"log_likelihood", "standard_error", "elbo", "effective_sample_size", "pareto_k"}
         assert score["elbo"] <= score["log_likelihood"]
         assert 1 <= score["effective_sample_size"] <= 5000
 
 
-def test_the_front_end_side_imports_no_torch() -> None:
-    code = "import sys, service.engine.client, service.engine.pool; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+async def test_a_full_heavy_lane_refuses_no_light_work(run_engine: Any) -> None:
+    async with run_engine(max_rows=4000) as running:
+        scores = [asyncio.create_task(running.score(seed)) for seed in range(2)]
+        await running.until(lambda: running.engine.heavy.rows == 4000)
+        with pytest.raises(Overloaded) as refusal:
+            await running.score(2)
+        assert int(refusal.value.headers["Retry-After"]) >= 1
+        assert len(await running.sample(1)) > 0
+        await asyncio.gather(*scores)
+        assert running.queued == (0, 0)
+        assert len(await running.score(2)) > 0
+
+
+async def test_clients_share_the_heavy_lane(run_engine: Any) -> None:
+    """A short request of one client is answered long before the many long ones that came before it."""
+    async with run_engine(heavy=1) as running:
+        many = [asyncio.create_task(running.score(seed, 500_000, client="many")) for seed in range(3)]
+        await running.until(lambda: running.batches)
+        assert b"log_likelihood" in await running.score(0, 2000, client="one")
+        assert not any(task.done() for task in many)
+        for task in many:
+            task.cancel()
+        await asyncio.gather(*many, return_exceptions=True)
+
+
+def test_the_front_end_imports_no_torch() -> None:
+    code = "import sys, service.http.app, service.__main__; assert 'torch' not in sys.modules"
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

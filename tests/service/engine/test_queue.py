@@ -14,30 +14,34 @@ from service.errors import Overloaded
 pytestmark = pytest.mark.anyio
 
 
-def request_of(lane: Lane, client: str, *names: str, rows: int = 1, key: Hashable = None) -> Request:
-    """A request whose tasks are told apart by their model."""
-    request, loop = Request(client), asyncio.get_running_loop()
-    for name in names:
-        request.tasks.append(Task(lane, request, name, Encode(b"", 1, 1), rows, key, loop.create_future()))
-    return request
+def lane_of(max_requests: int = 100, max_rows: int = 100) -> Lane:
+    return Lane("light", max_requests=max_requests, max_rows=max_rows)
 
 
-def admit(lane: Lane, client: str, *names: str, rows: int = 1, key: Hashable = None) -> Request:
-    request = request_of(lane, client, *names, rows=rows, key=key)
-    lane.admit(request)
-    return request
+def tasks_of(request: Request, *names: str, rows: int = 1, key: Hashable = None) -> list[Task]:
+    """Tasks that are told apart by their model."""
+    loop = asyncio.get_running_loop()
+    return [Task(request, name, Encode(b"", 1, 1), rows, key, loop.create_future()) for name in names]
+
+
+def admit(lane: Lane, client: str, *names: str, rows: int = 1, key: Hashable = None) -> list[Task]:
+    """Tasks of a new request, which wait."""
+    with lane.admit(client, rows * len(names)) as request:
+        tasks = tasks_of(request, *names, rows=rows, key=key)
+        request.add(tasks)
+    return tasks
 
 
 def take_all(lane: Lane, max_rows: int) -> list[str]:
     """Names of the tasks of each batch, until nothing waits."""
     batches = []
     while lane:
-        batches.append(" ".join(task.model for task in lane.take(max_rows)))
+        batches.append(" ".join(task.model for task in lane.take(lambda _: max_rows)))
     return batches
 
 
 async def test_clients_take_turns_and_then_their_requests() -> None:
-    lane = Lane("light", max_tasks=100, max_rows=100)
+    lane = lane_of()
     admit(lane, "a", "a1", "a2", "a3")
     admit(lane, "a", "a4", "a5")
     admit(lane, "b", "b1")
@@ -45,8 +49,16 @@ async def test_clients_take_turns_and_then_their_requests() -> None:
     assert take_all(lane, 1) == ["a1", "b1", "c1", "a4", "c2", "a2", "a5", "a3"]
 
 
+async def test_a_client_gets_no_more_turns_for_more_requests() -> None:
+    lane = lane_of()
+    for number in range(3):
+        admit(lane, "many", f"m{number}a", f"m{number}b")
+    admit(lane, "one", "o1", "o2", "o3")
+    assert take_all(lane, 1) == ["m0a", "o1", "m1a", "o2", "m2a", "o3", "m0b", "m1b", "m2b"]
+
+
 async def test_a_batch_is_every_task_of_a_kind_up_to_the_rows() -> None:
-    lane = Lane("light", max_tasks=100, max_rows=100)
+    lane = lane_of()
     admit(lane, "a", "a1", "a2", key="x")
     admit(lane, "b", "b1", key="y")
     admit(lane, "c", "c1", key="x")
@@ -54,65 +66,135 @@ async def test_a_batch_is_every_task_of_a_kind_up_to_the_rows() -> None:
     assert take_all(lane, 3) == ["a1 c1 a3", "b1", "a2"]
 
 
+async def test_a_batch_takes_further_tasks_of_one_request() -> None:
+    lane = lane_of()
+    admit(lane, "a", "a1", "a2", "a3", "a4", "a5")
+    assert take_all(lane, 3) == ["a1 a2 a3", "a4 a5"]
+
+
+async def test_the_rows_of_a_batch_are_those_of_its_model() -> None:
+    lane = lane_of()
+    admit(lane, "a", *"vvv", key="v")
+    admit(lane, "b", *"www", key="w")
+    batches = []
+    while lane:
+        batches.append("".join(task.model for task in lane.take({"v": 1, "w": 3}.__getitem__)))
+    assert batches == ["v", "www", "v", "v"]
+
+
 async def test_a_task_larger_than_a_batch_goes_alone() -> None:
-    lane = Lane("light", max_tasks=100, max_rows=100)
+    lane = lane_of()
     admit(lane, "a", "large", rows=50)
     admit(lane, "b", "small")
     assert take_all(lane, 10) == ["large", "small"]
 
 
-async def test_a_task_that_outlived_a_worker_is_computed_alone() -> None:
-    lane = Lane("light", max_tasks=100, max_rows=100)
+async def test_a_task_that_outlived_a_worker_is_computed_alone_and_before_others() -> None:
+    lane = lane_of()
     admit(lane, "a", "a1")
     admit(lane, "b", "b1")
-    batch = lane.take(10)
+    batch = lane.take(lambda _: 10)
+    admit(lane, "c", "c1")
+    admit(lane, "d", "d1")
     for task in batch:
         task.deaths = 1
-    lane.repeat(batch)
-    admit(lane, "c", "c1")
-    assert take_all(lane, 10) == ["a1", "b1", "c1"]
+    lane.put_first(batch)
+    assert take_all(lane, 10) == ["a1", "b1", "c1 d1"]
 
 
 async def test_a_request_is_admitted_whole_or_not_at_all() -> None:
-    lane = Lane("heavy", max_tasks=4, max_rows=100)
+    lane = lane_of(max_rows=4)
     admit(lane, "a", "a1", "a2", "a3")
     with pytest.raises(Overloaded) as refusal:
         admit(lane, "b", "b1", "b2")
     assert int(refusal.value.headers["Retry-After"]) >= 1
-    assert lane.tasks == 3
+    assert (lane.requests, lane.rows) == (1, 3)
     admit(lane, "b", "b1")
     assert take_all(lane, 1) == ["a1", "b1", "a2", "a3"]
 
 
-async def test_rows_are_bounded_too_until_their_tasks_have_ended() -> None:
-    lane = Lane("heavy", max_tasks=100, max_rows=10)
-    admit(lane, "a", "a1", rows=6)
-    (task,) = lane.take(10)
+async def test_requests_are_bounded_until_their_last_task_has_ended() -> None:
+    lane = lane_of(max_requests=1)
+    first, second = admit(lane, "a", "a1", "a2")
+    take_all(lane, 10)
+    first.release(computed=True)
+    with pytest.raises(Overloaded):
+        admit(lane, "b", "b1")
+    second.release(computed=False)
+    assert (lane.requests, lane.rows) == (0, 0)
+    admit(lane, "b", "b1")
+
+
+async def test_rows_are_bounded_until_their_task_has_ended() -> None:
+    lane = lane_of(max_rows=10)
+    (task,) = admit(lane, "a", "a1", rows=6)
+    take_all(lane, 10)
     with pytest.raises(Overloaded):
         admit(lane, "b", "b1", rows=6)
-    lane.release(task, computed=True)
+    task.release(computed=True)
     admit(lane, "b", "b1", rows=6)
 
 
-async def test_what_nobody_waits_for_leaves_the_queue() -> None:
-    lane = Lane("heavy", max_tasks=100, max_rows=100)
-    left = admit(lane, "a", "a1", "a2", "a3", rows=2)
+async def test_room_that_no_task_has_taken_is_given_back() -> None:
+    lane = lane_of()
+    with lane.admit("a", 10) as request:
+        (task,) = tasks_of(request, "a1", rows=4)
+        request.add([task])
+        assert (lane.requests, lane.rows) == (1, 10)
+    assert (lane.requests, lane.rows) == (1, 4)
+    task.release(computed=True)
+    assert (lane.requests, lane.rows) == (0, 0)
+
+
+async def test_a_request_whose_client_has_left_takes_room_for_what_others_still_want() -> None:
+    lane = lane_of()
+    with lane.admit("a", 5) as request:
+        pass
+    tasks = tasks_of(request, "a1", "a2", rows=2)
+    request.add(tasks)
+    assert (lane.requests, lane.rows) == (1, 4)
+    for task in tasks:
+        task.release(computed=True)
+    assert (lane.requests, lane.rows) == (0, 0)
+
+
+async def test_what_nobody_wants_leaves_the_queue() -> None:
+    lane = lane_of()
+    unwanted = admit(lane, "a", "a1", "a2", "a3", rows=2)
     admit(lane, "b", "b1")
-    (taken,) = lane.take(1)
-    assert lane.withdraw(left) == 2
-    assert (lane.tasks, lane.rows) == (2, 3)
-    lane.release(taken, computed=True)
+    (taken,) = lane.take(lambda _: 1)
+    unwanted[0].request.withdraw(unwanted)
+    assert (lane.requests, lane.rows) == (2, 3)
+    taken.release(computed=True)
+    assert (lane.requests, lane.rows) == (1, 1)
     assert take_all(lane, 1) == ["b1"]
+
+
+async def test_a_part_of_a_request_can_be_withdrawn() -> None:
+    lane = lane_of()
+    tasks = admit(lane, "a", "a1", "a2", "a3")
+    tasks[0].request.withdraw(tasks[1:2])
+    assert take_all(lane, 1) == ["a1", "a3"]
+
+
+async def test_draining_takes_out_everything() -> None:
+    lane = lane_of()
+    tasks = [*admit(lane, "a", "a1", "a2"), *admit(lane, "b", "b1")]
+    assert {task.model for task in lane.drain()} == {"a1", "a2", "b1"}
+    assert not lane
+    for task in tasks:
+        task.release(computed=False)
+    assert (lane.requests, lane.rows) == (0, 0)
 
 
 async def test_retry_after_follows_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("service.engine.queue.time.monotonic", lambda: now)
-    lane = Lane("heavy", max_tasks=1000, max_rows=100)
+    lane = lane_of()
     for _ in range(500):  # 10 rows a second for 500 seconds
-        admit(lane, "a", "a1", rows=10)
-        (task,) = lane.take(10)
+        (task,) = admit(lane, "a", "a1", rows=10)
+        take_all(lane, 10)
         now += 1.0
-        lane.release(task, computed=True)
+        task.release(computed=True)
     admit(lane, "a", "a1", rows=100)
     assert lane.retry_after(50) == 5
