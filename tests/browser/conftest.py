@@ -50,7 +50,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_checkpoint(store / name / "1", build_model(config), Card(name, "1", config))
-    app = create_app(Settings(model_store=store, threads=1, deadline_seconds=600))
+    app = create_app(Settings(model_store=store, workers=1, deadline_seconds=600))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

@@ -105,7 +105,7 @@ def test_docker_compose_hands_on_what_is_in_the_environment_and_in_a_file(files:
     for file in files:
         shutil.copy(ROOT / file, tmp_path)
     (tmp_path / "deploy" / "nginx").mkdir(parents=True)
-    (tmp_path / ".env").write_text("VAMP_THREADS=3\nVAMP_PORT=9000\nVAMP_HOST=0.0.0.0\nVAMP_DRAIN_SECONDS=7\n")
+    (tmp_path / ".env").write_text("VAMP_WORKERS=3\nVAMP_PORT=9000\nVAMP_HOST=0.0.0.0\nVAMP_DRAIN_SECONDS=7\n")
     given = {name: value for name, value in os.environ.items() if not name.startswith("VAMP_")}
     ended = subprocess.run(
         ["docker-compose", *(option for file in files for option in ("--file", file)), "config"],
@@ -117,7 +117,7 @@ def test_docker_compose_hands_on_what_is_in_the_environment_and_in_a_file(files:
     assert (ended.returncode, ended.stderr) == (0, "")
     services = yaml.safe_load(ended.stdout)["services"]
     environment = {name: value for name, value in services["service"]["environment"].items() if value is not None}
-    chosen = {"VAMP_THREADS": "3", "VAMP_DRAIN_SECONDS": "7", "VAMP_RATE_LIMIT": "5/minute"}
+    chosen = {"VAMP_WORKERS": "3", "VAMP_DRAIN_SECONDS": "7", "VAMP_RATE_LIMIT": "5/minute"}
     assert environment.items() >= (chosen | FIXED).items()
     assert "VAMP_API_KEYS" not in environment
     assert ("VAMP_DEVICE" in environment) is (len(files) == 2)

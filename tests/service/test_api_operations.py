@@ -37,16 +37,16 @@ def test_metrics_count_what_was_asked(service: Any, problem: Any, pngs: list[byt
     def counted(**labels: str) -> float:
         return float(service.metric("http_requests_total", **labels))
 
-    def jobs(operation: str) -> float:
+    def tasks(operation: str) -> float:
         labels = {"model": "tiny-vamp@2", "operation": operation, "outcome": "ok"}
-        return float(service.metric("vampprior_jobs_total", **labels))
+        return float(service.metric("vampprior_tasks_total", **labels))
 
-    before = counted(route="/loglik", status="200"), counted(route="unmatched"), jobs("sample"), jobs("loglik")
+    before = counted(route="/loglik", status="200"), counted(route="unmatched"), tasks("draw"), tasks("score")
     files = [("file", png) for png in pngs[:3]]
     assert service.client.post("/loglik?num_samples=7&model=tiny-vamp@2", files=files).status_code == 200
     assert service.client.post("/sample?model=tiny-vamp@2&n=3").status_code == 200
     problem(service.client.get("/nowhere/at/all"), 404, "not-found")
-    after = counted(route="/loglik", status="200"), counted(route="unmatched"), jobs("sample"), jobs("loglik")
+    after = counted(route="/loglik", status="200"), counted(route="unmatched"), tasks("draw"), tasks("score")
     assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1, 1, 3]
 
 

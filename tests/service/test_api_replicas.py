@@ -11,7 +11,7 @@ import pytest
 
 from service.images import encode_png
 
-# wide enough for matrix products to be blocked and shared among threads
+# wide enough for matrix products to be blocked
 WIDE = {"image_shape": (1, 28, 28), "z1_dim": 40, "z2_dim": 40, "hidden_dim": 300, "num_components": 50}
 
 
@@ -70,8 +70,8 @@ def test_another_replica_gives_the_same_bytes(start: Any, requests: Requests, al
             assert ask(other, request) == answer, request[0]
 
 
-def test_a_replica_with_more_threads_gives_the_same_bytes(start: Any, requests: Requests, alone: list[bytes]) -> None:
-    with start(threads=3) as other, ThreadPoolExecutor(16) as pool:
+def test_a_replica_with_more_workers_gives_the_same_bytes(start: Any, requests: Requests, alone: list[bytes]) -> None:
+    with start(workers=3) as other, ThreadPoolExecutor(16) as pool:
         for request, answer in zip(requests, alone, strict=True):
             assert ask(other, request) == answer, request[0]
         together = list(pool.map(lambda request: ask(other, request), requests))
@@ -91,12 +91,11 @@ def test_no_answer_depends_on_the_traffic_beside_it(
 
 
 def test_no_answer_depends_on_how_it_was_batched(replica: Any, requests: Requests, alone: list[bytes]) -> None:
-    """All requests gather while the model is held, so that they are batched as far as they can be."""
-    jobs = sum(len(options["files"]) if "loglik" in path else 1 for path, options in requests)
+    """All requests gather while the workers are held, so that they are batched as far as they can be."""
     with ThreadPoolExecutor(len(requests)) as pool:
         with replica.hold():
             pending = [pool.submit(ask, replica, request) for request in requests]
-            replica.until(lambda: replica.queued() == jobs + 1)
+            replica.until(lambda: replica.queued() == len(requests))
         for request, answer, expected in zip(requests, pending, alone, strict=True):
             assert answer.result() == expected, request[0]
 

@@ -327,7 +327,7 @@ def test_a_hang_up_stops_the_request_that_others_wait_for(serve: Any, pngs: list
             connection.sendall(head + str(len(pngs[0])).encode() + b"\r\n\r\n" + pngs[0] + MODELS * 3)
             service.until(lambda: service.queued() > 0)
         service.until(lambda: service.queued() == 0)
-        assert service.metric("vampprior_jobs_total", operation="loglik", outcome="ok") == 0
+        assert service.metric("vampprior_tasks_total", operation="combine", outcome="ok") == 0
         assert service.metric("http_problems_total", type="internal") == 0
 
 

@@ -70,7 +70,7 @@ class Process:
 @pytest.fixture
 def start(environment: Any, model_store: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Starts `python -m service` with these settings."""
-    defaults = {"model_store": model_store, "default_model": "tiny-vamp", "port": 0, "threads": 1}
+    defaults = {"model_store": model_store, "default_model": "tiny-vamp", "port": 0, "workers": 1}
     with contextlib.ExitStack() as stack:
 
         def run(**settings: object) -> Process:
@@ -91,7 +91,7 @@ def score(url: str, png: bytes, num_samples: int) -> Iterator[socket.socket]:
     with socket.create_connection(address, timeout=PATIENCE) as connection, httpx.Client(base_url=url) as client:
         connection.sendall(head.encode() + png)
         give_up = time.monotonic() + PATIENCE
-        while 'vampprior_queue_jobs{model="tiny-vamp@10"}' not in client.get("/metrics").text:
+        while 'vampprior_queue_requests{lane="heavy"} 1.0' not in client.get("/metrics").text:
             assert time.monotonic() < give_up
         yield connection
 

@@ -43,7 +43,7 @@ def memory(process: int) -> int:
 @pytest.fixture
 def service(model_store: Path, tmp_path: Path) -> Iterator[tuple[httpx.Client, int]]:
     """A client of a process of the service, and the number of that process."""
-    settings = {"MODEL_STORE": model_store, "DEFAULT_MODEL": "tiny-vamp", "PORT": 0, "THREADS": 1}
+    settings = {"MODEL_STORE": model_store, "DEFAULT_MODEL": "tiny-vamp", "PORT": 0, "WORKERS": 1}
     variables = {name: value for name, value in os.environ.items() if not name.startswith("VAMP_")}
     variables |= {f"VAMP_{name}": str(value) for name, value in settings.items()}
     variables["VAMP_CACHE_MEMORY_BYTES"] = str(4 * MIB)  # so that it is full early
