@@ -216,7 +216,14 @@ class Supervisor:
         ours.setblocking(False)
         with theirs:
             start = LoaderStart([str(folder) for folder in self.folders], self._device, os.getpid())
-            process = launch_loader(theirs.fileno(), start)
+            try:
+                process = launch_loader(theirs.fileno(), start)
+            except OSError as error:
+                ours.close()
+                logger.error("the process that loads the models cannot be started: %s", error)
+                self._note_death("loader")
+                self._run(self._later(self._start_loader))
+                return
         self._loader = _Loader(process, ours)
         self._run(self._listen(self._loader))
 

@@ -34,6 +34,7 @@ class Faults(msgspec.Struct):
     crash:         by model name: loading a checkpoint kills the loader while the file is there
     fork:          forking fails while the file is there
     out_of_memory: the next computation finds no memory if the file is there, which is then deleted
+    user:          the loader has the permissions of this user
     poison:        8-bit levels of an image, in hexadecimal digits: computing anything with it kills the worker
     """
 
@@ -42,6 +43,7 @@ class Faults(msgspec.Struct):
     fork: str = ""
     out_of_memory: str = ""
     poison: str = ""
+    user: int | None = None
 
 
 class _Order(msgspec.Struct):
@@ -133,6 +135,8 @@ def _be_loader(loader: Any, zygote: int, connection: socket.socket, order: _Orde
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         connection.close()
+        if order.faults.user is not None:
+            os.seteuid(order.faults.user)
         loader.die_with_parent(zygote)
         _install(loader, order.faults)
         loader.run(socket.socket(fileno=descriptor), order.start)

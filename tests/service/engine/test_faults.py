@@ -232,6 +232,23 @@ async def test_a_stopped_loader_is_replaced_when_a_worker_is_needed(
         await running.until(lambda: not any(state(process) for process in old))
 
 
+async def test_a_loader_that_cannot_be_started_is_started_later(
+    run_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    async with run_engine() as running:
+        expected = await running.sample(1)
+        with monkeypatch.context() as patch:
+            patch.setattr("service.engine.supervisor.launch_loader", fail)
+            kill(running.engine.supervisor.processes()[0])
+            await running.until(lambda: running.deaths("loader") >= 3)  # it was killed, and could not be started twice
+            assert running.engine.supervisor.failing
+            waiting = asyncio.create_task(running.sample(1))
+        assert await waiting == expected
+
+
 async def test_a_checkpoint_whose_loading_ends_the_loader_twice_is_refused(
     run_engine: Any, faults: Any, model_store: Path, save_model: Any, tmp_path: Path
 ) -> None:
