@@ -28,6 +28,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from zygote import Faults, Zygote
 
+from service.engine.supervisor import LoaderProcess, LoaderStart, launch_loader
 from service.http.app import create_app
 from service.http.server import Server
 from service.images import encode_png
@@ -173,6 +174,32 @@ def faults(zygote: Zygote) -> Iterator[Faults]:
     zygote.faults = Faults()
     yield zygote.faults
     zygote.faults = Faults()
+
+
+@pytest.fixture
+def own_loaders(monkeypatch: pytest.MonkeyPatch) -> list[LoaderProcess]:
+    """Has loaders started as the service starts them, and lists them."""
+    loaders: list[LoaderProcess] = []
+
+    def launch(descriptor: int, start: LoaderStart) -> LoaderProcess:
+        loaders.append(launch_loader(descriptor, start))
+        return loaders[-1]
+
+    monkeypatch.setattr("service.engine.supervisor.launch_loader", launch)
+    return loaders
+
+
+def state_of(process: int) -> str | None:
+    """State of a process as in `ps`, such as `R`, `T` or `Z`, or None if there is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
+@pytest.fixture
+def state() -> Callable[[int], str | None]:
+    return state_of
 
 
 class RunningService:

@@ -83,7 +83,6 @@ def test_cache_urls_that_are_taken(monkeypatch: pytest.MonkeyPatch, value: str) 
         ("VAMP_DECODING_PIXELS", "1000"),
         ("VAMP_DEVICE", "gpu"),
         ("VAMP_DEVICE", "cuda:"),
-        ("VAMP_DEVICE", "cuda:99"),
         ("VAMP_DEFAULT_MODEL", "../secrets"),
         ("VAMP_DEFAULT_MODEL", "vamp@"),
         ("VAMP_LOG_LEVEL", "loud"),
@@ -255,17 +254,6 @@ def test_a_store_that_does_not_answer_does_not_keep_the_start_waiting(monkeypatc
     answered.set()
 
 
-@pytest.mark.parametrize(("there", "device", "good"), [(0, "cuda", False), (1, "cuda", True), (1, "cuda:1", False)])
-def test_a_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch, there: int, device: str, good: bool) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: there)
-    monkeypatch.setenv("VAMP_DEVICE", device)
-    if good:
-        assert load_settings().device == device
-        return
-    with pytest.raises(SettingsError, match=f"VAMP_DEVICE is {device}, but PyTorch finds {there or 'no'} GPU"):
-        load_settings()
-
-
 def test_the_largest_body_and_image_must_find_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAMP_MAX_BODY_BYTES", "200000000")
     monkeypatch.setenv("VAMP_MAX_IMAGE_PIXELS", "20000000")
@@ -278,9 +266,9 @@ def test_the_largest_body_and_image_must_find_room(monkeypatch: pytest.MonkeyPat
 
 def test_all_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAMP_PORT", "-1")
-    monkeypatch.setenv("VAMP_THREADS", "-1")
-    monkeypatch.setenv("VAMP_THREAD", "1")
-    with pytest.raises(SettingsError, match=r"VAMP_THREAD is not a setting.*VAMP_PORT.*VAMP_THREADS"):
+    monkeypatch.setenv("VAMP_WORKERS", "-1")
+    monkeypatch.setenv("VAMP_WORKER", "1")
+    with pytest.raises(SettingsError, match=r"VAMP_WORKER is not a setting.*VAMP_PORT.*VAMP_WORKERS"):
         load_settings()
 
 
@@ -288,6 +276,46 @@ def test_an_unknown_variable_is_told_from_its_likely_neighbour(monkeypatch: pyte
     monkeypatch.setenv("VAMP_CASHE_URL", "memory://")
     with pytest.raises(SettingsError, match="VAMP_CASHE_URL is not a setting, did you mean VAMP_CACHE_URL"):
         load_settings()
+
+
+def test_a_variable_that_was_renamed_is_told_its_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAMP_THREADS", "2")
+    with pytest.raises(SettingsError, match="VAMP_THREADS is now VAMP_WORKERS"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("models", "default", "good"),
+    [
+        ("", "faces", True),
+        ("faces", "faces@2", True),
+        ("faces@2", "faces", True),
+        ("faces@1, faces@2", "faces@2", True),
+        ("faces@1", "faces@2", False),
+        ("other", "faces", False),
+        ("other,,faces", "faces", True),
+    ],
+)
+def test_the_models_that_are_loaded_must_have_the_default_one_among_them(
+    monkeypatch: pytest.MonkeyPatch, models: str, default: str, good: bool
+) -> None:
+    monkeypatch.setenv("VAMP_MODELS", models)
+    monkeypatch.setenv("VAMP_DEFAULT_MODEL", default)
+    if good:
+        assert load_settings().model_names() == [name.strip() for name in models.split(",") if name]
+    else:
+        with pytest.raises(SettingsError, match=f"VAMP_MODELS leaves out VAMP_DEFAULT_MODEL, {default}"):
+            load_settings()
+
+
+@pytest.mark.parametrize(("cpus", "counts"), [(1, (1, 1)), (2, (1, 2)), (8, (2, 8)), (64, (4, 64))])
+def test_there_is_a_heavy_worker_for_each_cpu_unless_one_says_how_many(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, counts: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("service.settings.available_cpus", lambda: cpus)
+    assert tuple(load_settings().worker_counts().values()) == counts
+    monkeypatch.setenv("VAMP_WORKERS", "3")
+    assert load_settings().worker_counts()["heavy"] == 3
 
 
 def test_the_variable_of_training_is_not_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,21 +16,27 @@ from service.errors import ModelNotFound, NotReady
 from service.metrics import Metrics
 from service.models.store import ModelStore
 from service.settings import Settings
-from service.threads import start_thread
 
 pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
 async def opened(folder: Path, **settings: Any) -> AsyncIterator[ModelStore]:
-    """A store that is closed in the end; nothing is loaded yet."""
-    others = set(threading.enumerate())
-    store = ModelStore(Settings(model_store=folder, default_model="tiny", threads=1, **settings), Metrics())
+    """A store that is closed in the end, after which its processes are gone; nothing is loaded yet."""
+    store = ModelStore(Settings(model_store=folder, default_model="tiny", workers=1, **settings), Metrics())
+    processes: set[int] = set()
     try:
         yield store
     finally:
-        store.close(60)
-        await until(lambda: not any(t.name.startswith("engine-") for t in set(threading.enumerate()) - others))
+        processes.update(processes_of(store))
+        await store.close(0)
+        await until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
+
+
+def processes_of(store: ModelStore) -> list[int]:
+    """Processes of all generations."""
+    generations = [generation for generation in (store._present, *store._old) if generation is not None]
+    return [process for generation in generations for process in generation.engine.supervisor.processes()]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -151,42 +157,45 @@ async def test_checkpoints_may_be_links(save_model: Any, tmp_path: Path) -> None
         assert store.ready
 
 
-async def test_the_default_model_answers_while_others_load(save_model: Any, hold_loading: Any, tmp_path: Path) -> None:
+async def test_the_default_model_is_loaded_first_and_all_answer_together(
+    save_model: Any, hold_loading: Any, tmp_path: Path
+) -> None:
     for name in ("alpha", "tiny"):
         save_model(tmp_path, name, "1", seed=1)
-    unblock = hold_loading("alpha")
+    gate = hold_loading("alpha")
     async with opened(tmp_path) as store:
         loading = asyncio.create_task(store.load())
-        await until(lambda: store.models and computes("alpha@1"))
-        assert store.resolve(None).reference == "tiny@1"
+        await until(lambda: store.models)
+        assert [model.reference for model in store.models] == ["tiny@1"]
+        assert store.loading
         assert not store.ready
-        with pytest.raises(NotReady):
-            store.resolve("alpha")
-        unblock.set()
+        for name in (None, "tiny", "alpha"):
+            with pytest.raises(NotReady):
+                store.resolve(name)
+        gate.set()
         await loading
         assert store.ready
-        assert store.resolve("alpha").reference == "alpha@1"
+        assert not store.loading
+        assert (store.resolve(None).reference, store.resolve("alpha").reference) == ("tiny@1", "alpha@1")
 
 
-async def test_a_model_that_never_loads_does_not_block_the_others(
+async def test_a_model_that_never_loads_is_refused_and_the_others_answer(
     save_model: Any, hold_loading: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.models.store.STALL_SECONDS", 0.01)
     for name in ("alpha", "tiny", "zebra"):
         save_model(tmp_path, name, "1", seed=1)
-    unblock = hold_loading("alpha")
+    hold_loading("alpha")
     async with opened(tmp_path) as store:
         loading = asyncio.create_task(store.load())
-        await until(lambda: store.ready and len(store.models) == 2)
-        assert [model.reference for model in store.models] == ["tiny@1", "zebra@1"]
-        assert store.loading
-        with pytest.raises(NotReady, match="alpha"):
-            store.resolve("alpha")
-        unblock.set()
+        await until(lambda: store.models)
+        with monkeypatch.context() as patch:
+            patch.setattr("service.engine.supervisor.STALL_SECONDS", 0.0)
+            await until(lambda: store.refusals)
         await loading
-        assert not store.loading
-        assert store.resolve("alpha").reference == "alpha@1"
-        assert store.refusals == []
+        assert [model.reference for model in store.models] == ["tiny@1", "zebra@1"]
+        assert store.ready
+        with pytest.raises(ModelNotFound, match="has not loaded within"):
+            store.resolve("alpha")
 
 
 async def test_a_store_that_never_answers_does_not_keep_a_stop_waiting(
@@ -212,37 +221,41 @@ async def test_a_store_that_never_answers_does_not_keep_a_stop_waiting(
     never.set()
 
 
-async def test_closing_does_not_wait_for_each_engine_in_turn(
+async def test_closing_while_a_model_loads_ends_its_processes_at_once(
     save_model: Any, hold_loading: Any, tmp_path: Path
 ) -> None:
     save_model(tmp_path, "tiny", "1", seed=1)
-    unblock = hold_loading("tiny")
+    hold_loading("tiny")
     async with opened(tmp_path) as store:
         loading = asyncio.create_task(store.load())
-        await until(lambda: computes("tiny@1"))
+        await until(lambda: processes_of(store))
+        (process,) = processes_of(store)
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
-        closed = start_thread(store.close, 10**6)  # seconds
-        await asyncio.wait_for(asyncio.wrap_future(closed), 60)
-        assert computes("tiny@1")
-        unblock.set()
+        await store.close(10**6)  # seconds
+        await until(lambda: not Path(f"/proc/{process}").exists())
 
 
-async def test_a_stop_while_a_model_loads_is_quiet(save_model: Any, hold_loading: Any, tmp_path: Path) -> None:
-    """An exception in the compute thread would fail this test."""
+async def test_closing_waits_for_what_is_computed(save_model: Any, tmp_path: Path) -> None:
     save_model(tmp_path, "tiny", "1", seed=1)
-    unblock = hold_loading("tiny")
     async with opened(tmp_path) as store:
-        loading = asyncio.create_task(store.load())
-        await until(lambda: computes("tiny@1"))
-        loading.cancel()
-        await asyncio.gather(loading, return_exceptions=True)
-        unblock.set()
+        await store.load()
+        engine = store.resolve(None).engine
+
+        async def score() -> bytes:
+            with engine.admit_scores(1, 5000, "a") as room:
+                return await engine.score(room, bytes(64), num_samples=5000, seed=0)
+
+        scoring = asyncio.create_task(score())
+        await until(lambda: engine.engine.heavy.requests)
+        await store.close(60)
+        assert b"log_likelihood" in await scoring
 
 
 async def test_what_may_not_be_read_is_refused_with_the_reason(
-    save_model: Any, unprivileged: Any, shared_folder: Path
+    save_model: Any, unprivileged: Any, shared_folder: Path, faults: Any
 ) -> None:
+    faults.user = 65534 if os.geteuid() == 0 else None
     save_model(shared_folder, "tiny", "1", seed=1)
     save_model(shared_folder, "tiny", "2", seed=2)
     for name in ("alpha", "beta", "gamma"):
@@ -259,8 +272,3 @@ async def test_what_may_not_be_read_is_refused_with_the_reason(
             reasons = {refusal.reference: refusal.reason.lower() for refusal in store.refusals}
     assert set(reasons) == {"alpha", "beta@1", "gamma@1", "tiny@2"}
     assert all("permission denied" in reason for reason in reasons.values()), reasons
-
-
-def computes(reference: str) -> bool:
-    """Whether the model's compute thread is there, where it loads the weights."""
-    return any(thread.name == f"engine-{reference}" for thread in threading.enumerate())

@@ -17,7 +17,7 @@ from service.engine.client import EngineModel
 from service.engine.engine import Engine, EngineState
 from service.engine.protocol import Layout, Loaded, Refused
 from service.engine.queue import Task
-from service.engine.supervisor import LoaderProcess, LoaderStart, Worker, launch_loader
+from service.engine.supervisor import Worker
 from service.metrics import Metrics
 
 PATIENCE = 120.0
@@ -137,21 +137,8 @@ class RunningEngine:
         )
 
 
-def state_of(process: int) -> str | None:
-    """State of a process as in `ps`, such as `R`, `T` or `Z`, or None if there is none."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return None
-
-
 @pytest.fixture
-def state() -> Callable[[int], str | None]:
-    return state_of
-
-
-@pytest.fixture
-def stop() -> Any:
+def stop(state: Callable[[int], str | None]) -> Any:
     """`stop(process)` stops a process as `SIGSTOP` does and waits until it has stopped; the test's end continues it."""
     stopped: list[int] = []
 
@@ -159,27 +146,14 @@ def stop() -> Any:
         os.kill(process, signal.SIGSTOP)
         stopped.append(process)
         give_up = time.monotonic() + PATIENCE
-        while state_of(process) not in ("T", "Z", None):
+        while state(process) not in ("T", "Z", None):
             assert time.monotonic() < give_up
             time.sleep(0.001)
 
     yield run
     for process in stopped:
-        if state_of(process) == "T":
+        if state(process) == "T":
             os.kill(process, signal.SIGCONT)
-
-
-@pytest.fixture
-def own_loaders(monkeypatch: pytest.MonkeyPatch) -> list[LoaderProcess]:
-    """Has loaders started as the service starts them, and lists them."""
-    loaders: list[LoaderProcess] = []
-
-    def launch(descriptor: int, start: LoaderStart) -> LoaderProcess:
-        loaders.append(launch_loader(descriptor, start))
-        return loaders[-1]
-
-    monkeypatch.setattr("service.engine.supervisor.launch_loader", launch)
-    return loaders
 
 
 @pytest.fixture
