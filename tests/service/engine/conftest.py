@@ -77,6 +77,7 @@ class RunningEngine:
             num_pixels=64,
             max_rows=message.max_rows,
             autoregressive=message.autoregressive,
+            has_pseudo_inputs=message.has_inputs,
         )
 
     async def sample(self, seed: int, n: int = 1, client: str = "a") -> bytes:
