@@ -165,7 +165,8 @@ class EngineModel:
         try:
             return [await task.result for task in tasks]
         finally:
-            if left := [task for task in tasks if not task.result.done()]:
+            # cancelling a coroutine cancels the future that it waits for
+            if left := [task for task in tasks if not task.result.done() or task.result.cancelled()]:
                 self.engine.withdraw(request, left)
             for task in tasks:
                 if not task.result.cancel() and not task.result.cancelled():

@@ -167,11 +167,12 @@ class Engine:
         if message.error:
             self._fail(tasks, Internal("The service failed to compute the answer; its log has the cause."))
             return
+        wanted = [task for task in tasks if not task.result.done()]
         for task, result in zip(tasks, message.results, strict=True):
             task.release(computed=True)
             if not task.result.done():
                 task.result.set_result(result)
-        self._metrics.observe_batch(tasks, "ok", message.seconds)
+        self._metrics.observe_batch(wanted, "ok", message.seconds)
 
     def worker_ended(self, worker: Worker) -> None:
         """Have its tasks computed again; the first batch is what it was computing."""

@@ -17,12 +17,12 @@ def test_two_apps_in_a_process_count_apart() -> None:
 
 def test_rendering_is_prometheus_text() -> None:
     metrics = Metrics()
-    metrics.jobs_total.labels("vamp@1", "sample", "done").inc()
+    metrics.tasks_total.labels("vamp@1", "draw", "ok").inc()
     body, content_type = metrics.render()
     families = {family.name: family for family in text_string_to_metric_families(body.decode())}
     assert content_type.startswith("text/plain")
-    (sample,) = families["vampprior_jobs"].samples
-    assert sample.labels == {"model": "vamp@1", "operation": "sample", "outcome": "done"}
+    (sample,) = families["vampprior_tasks"].samples
+    assert sample.labels == {"model": "vamp@1", "operation": "draw", "outcome": "ok"}
     assert sample.value == 1
 
 
@@ -42,12 +42,14 @@ def test_the_process_is_measured() -> None:
     assert b"python_info" in body
 
 
-def test_the_compute_time_of_a_job_is_within_the_time_of_its_request(serve: Any, pngs: list[bytes]) -> None:
-    with serve(threads=4) as service:
+def test_units_and_their_time_are_counted(serve: Any, pngs: list[bytes]) -> None:
+    with serve(workers=1) as service:
         begin = time.perf_counter()
-        answer = service.client.post(
-            "/loglik?num_samples=50000", content=pngs[0], headers={"Content-Type": "image/png"}
-        )
+        answer = service.client.post("/loglik?num_samples=5000", content=pngs[0], headers={"Content-Type": "image/png"})
         elapsed = time.perf_counter() - begin
         assert answer.status_code == 200
-        assert 0 < service.metric("vampprior_job_compute_seconds_sum", operation="loglik") < elapsed
+        assert service.metric("vampprior_tasks_total", operation="score", outcome="ok") == 10
+        assert service.metric("vampprior_batch_rows_sum", operation="score") == 5000
+        assert service.metric("vampprior_tasks_total", operation="combine", outcome="ok") == 1
+        assert 0 < service.metric("vampprior_batch_seconds_sum", operation="score") < elapsed
+        assert service.metric("vampprior_queue_requests") == service.metric("vampprior_queue_rows") == 0

@@ -119,7 +119,6 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that the kernel keeps no zombies
     configure_logging("info", threads=False)
     connection, zygote = socket.socket(fileno=int(sys.argv[1])), os.getpid()
-    loader.die_with_parent(os.getppid())
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, MAX_BYTES, 1)
         if not message:
