@@ -34,6 +34,7 @@ class Faults(msgspec.Struct):
     crash:         by model name: loading a checkpoint kills the loader while the file is there
     fork:          forking fails while the file is there
     out_of_memory: the next computation finds no memory if the file is there, which is then deleted
+    spawn:         the loader forks nothing, as on a GPU
     user:          the loader has the permissions of this user
     poison:        8-bit levels of an image, in hexadecimal digits: computing anything with it kills the worker
     """
@@ -43,6 +44,7 @@ class Faults(msgspec.Struct):
     fork: str = ""
     out_of_memory: str = ""
     poison: str = ""
+    spawn: bool = False
     user: int | None = None
 
 
@@ -172,6 +174,8 @@ def _install(loader: Any, faults: Faults) -> None:
 
     loader.load_runtime, worker.compute = load_with_faults, compute_with_faults
     os.fork = fork_with_faults
+    if faults.spawn:
+        loader.can_fork = lambda _: False
 
 
 if __name__ == "__main__":

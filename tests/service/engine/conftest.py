@@ -132,7 +132,7 @@ class RunningEngine:
         supervisor = self.engine.supervisor
         await self.until(
             lambda: (
-                len(supervisor.processes()) == 1 + self.count
+                len(self.workers_of("light") + self.workers_of("heavy")) >= self.count
                 and all(worker.stream is not None for worker in supervisor.workers.values())
             )
         )

@@ -408,3 +408,31 @@ async def test_a_killed_front_end_leaves_no_process(model_store: Path, run_engin
             stop(processes[1])  # one that would notice nothing
             front_end.kill()
         await running.until(lambda: all(state(process) in ("Z", None) for process in processes))
+
+
+async def test_where_nothing_is_forked_one_process_does_all_work(
+    run_engine: Any, faults: Any, stop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with run_engine(heavy=1) as running:
+        expected = [await running.sample(1), await running.score(1)]
+    faults.spawn = True
+    async with run_engine(heavy=1) as running:
+        supervisor = running.engine.supervisor
+
+        async def alone() -> int:
+            await running.until(lambda: len(running.processes_of("light")) == 1)
+            (process,) = set(supervisor.processes())
+            return int(process)
+
+        process = await alone()
+        assert await asyncio.gather(running.sample(1), running.score(1)) == expected
+        many = asyncio.gather(*(running.sample(1) for _ in range(40)), *(running.score(1) for _ in range(10)))
+        await running.until(lambda: running.batches > 4)
+        os.kill(process, signal.SIGKILL)
+        assert await many == [expected[0]] * 40 + [expected[1]] * 10
+        second = await alone()
+        assert second != process
+        monkeypatch.setattr("service.engine.supervisor.SILENT_SECONDS", 0.5)
+        stop(second)
+        assert [await running.sample(1), await running.score(1)] == expected
+        assert await alone() != second
