@@ -207,6 +207,7 @@ class RunningService:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.held: list[int] = []  # processes that have stopped
         self.app = create_app(settings)
         self.store = self.app.state.service.store
         self.server = Server(self.app, settings)
@@ -245,13 +246,17 @@ class RunningService:
         """Requests that wait or are being computed, in both lanes."""
         return self.metric("vampprior_queue_requests")
 
+    def connect(self) -> socket.socket:
+        """A connection of its own."""
+        return socket.create_connection(self.address, timeout=PATIENCE)
+
     def send(
         self, path: str, body: bytes = b"", *, media_type: str = "image/png", length: int | None = None
     ) -> socket.socket:
         """A POST on a connection of its own, whose answer nobody has read yet."""
         length = len(body) if length is None else length
         lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Type: {media_type}", f"Content-Length: {length}"]
-        connection = socket.create_connection(self.address, timeout=PATIENCE)
+        connection = self.connect()
         connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         return connection
 
@@ -266,14 +271,18 @@ class RunningService:
     def hold(self) -> Iterator[None]:
         """Let the workers compute nothing meanwhile, so that all requests wait."""
         self.until(lambda: self.queued() == 0)
-        workers = self.workers()
-        for worker in workers:
+        self.held = self.workers()
+        for worker in self.held:
             os.kill(worker, signal.SIGSTOP)
         try:
             yield
         finally:
-            for worker in workers:
-                os.kill(worker, signal.SIGCONT)
+            self.release()
+
+    def release(self) -> None:
+        """Let the workers that are held go on."""
+        while self.held:
+            os.kill(self.held.pop(), signal.SIGCONT)
 
 
 @pytest.fixture

@@ -84,6 +84,8 @@ class Zygote:
 
     def __init__(self) -> None:
         self.faults = Faults()
+        self.pids: list[int] = []
+        """Loaders that were started, the latest last."""
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
@@ -96,6 +98,7 @@ class Zygote:
             socket.send_fds(connection, [order], [descriptor])
             pid = int(connection.recv(64) or 0)
         assert pid, "the zygote has ended"
+        self.pids.append(pid)
         return ForkedLoader(pid)
 
     def close(self) -> None:
