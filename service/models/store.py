@@ -78,6 +78,8 @@ class ModelStore:
             before = self._present
             if before is None or before.engine.state is EngineState.CLOSED:
                 await self._load()
+                if self._present is before:
+                    raise ReloadRefused(f"There are no models: {self._problem}.")
                 return
             try:
                 generation = await self._open()
