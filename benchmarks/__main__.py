@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 
 from benchmarks.figures import FIGURES
 from benchmarks.machine import Options
+from benchmarks.release import checked_out
 from benchmarks.results import claims_table, save, series_table
 
 
@@ -19,16 +21,21 @@ def main() -> None:
         parser.error(f"no figure is named {unknown[0]}; --list names them")
     if arguments.list or not arguments.figures:
         for name, figure in FIGURES.items():
-            print(f"{name:20}  {figure.title}")
+            print(f"{name:25}  {figure.title}")
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that servers under way are stopped
-    options = Options(arguments.seconds, arguments.rounds, arguments.threads)
     rows = []
-    for name in arguments.figures:
-        figure = FIGURES[name]
-        print(f"\n{name}: {figure.title}\n", flush=True)
-        rows.append(save(name, figure.title, figure.run(options), options))
-        print(series_table(rows[-1]), flush=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            former = stack.enter_context(checked_out(arguments.against)) if arguments.against else None
+        except LookupError as error:
+            parser.error(str(error))
+        options = Options(arguments.seconds, arguments.rounds, arguments.threads, former)
+        for name in arguments.figures:
+            figure = FIGURES[name]
+            print(f"\n{name}: {figure.title}\n", flush=True)
+            rows.append(save(name, figure.title, figure.run(options), options))
+            print(series_table(rows[-1]), flush=True)
     print(f"\n{claims_table(rows)}")
 
 
@@ -39,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=Options.seconds, help="of each load on a server")
     parser.add_argument("--rounds", type=int, default=Options.rounds, help="in which every contestant has its turn")
     parser.add_argument("--threads", type=int, default=Options.threads, help="compute threads of each contestant")
+    parser.add_argument("--against", metavar="COMMIT", help="measure the service of this commit as well")
     return parser
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from benchmarks.alternatives.model import NAIVE, NUM_SAMPLES
 from benchmarks.load import Request
-from benchmarks.machine import DIGIT
+from benchmarks.machine import DIGIT, ROOT, Options
+from benchmarks.release import Release
 from benchmarks.servers import Server
 
-__all__ = ["CONSTANT", "NAIVE_SCORERS", "SAMPLE", "SAMPLERS", "SCORERS", "SERVICE", "Contestant", "loglik"]
+__all__ = ["CONSTANT", "NAIVE_SCORERS", "SAMPLE", "SAMPLERS", "SCORERS", "SERVICE", "Contestant", "loglik", "services"]
 
 SAMPLE = Request("/sample?pseudo_input={k}", answer=b"\x89PNG")
 SCORE = Request("/loglik", content_type="image/png", body=f"@{DIGIT}", answer=b"log_likelihood")
@@ -69,7 +70,23 @@ def _naively(contestant: Contestant) -> Contestant:
     return replace(contestant, server=replace(server, name=f"{server.name}, naive", environment=environment))
 
 
-SERVICE = Server("service", ("service",), "/health/ready", {"VAMP_PORT": "{port}"})
+def services(options: Options) -> list[Server]:
+    """The service, and that of a former release if the options have one."""
+    return [SERVICE, *([_former_service(options.former)] if options.former else [])]
+
+
+def _former_service(release: Release) -> Server:
+    """The service of a former release with the checkpoints of the present one."""
+    has_workers = (release.folder / "service" / "engine" / "loader.py").exists()
+    variables = {
+        "VAMP_PORT": "{port}",
+        "VAMP_WORKERS" if has_workers else "VAMP_THREADS": "{threads}",
+        "VAMP_MODEL_STORE": str(ROOT / "model_store"),
+    }
+    return replace(SERVICE, name=release.name, environment=variables, folder=release.folder)
+
+
+SERVICE = Server("service", ("service",), "/health/ready", {"VAMP_PORT": "{port}", "VAMP_WORKERS": "{threads}"})
 CONSTANT = Contestant(_fastapi("constant bytes", "constant"), SAMPLE)
 
 FASTAPI_ASYNC = _fastapi("FastAPI, async def", "fastapi_async")

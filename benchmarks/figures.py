@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import http, json_bodies, model, process, profiles, replicas, training
+from benchmarks import beside, http, json_bodies, model, process, profiles, replicas, training
 from benchmarks.machine import Options
 from benchmarks.results import Result
 from benchmarks.soak import soak
@@ -33,19 +33,20 @@ FIGURES = {
     "loglik-alternatives-naive": Figure(
         "POST /loglik, 16 clients, against the naive estimate in other servers", http.loglik_against_naive
     ),
-    "sample-alternatives": Figure("POST /sample, 64 clients, against other servers", http.sample_against_alternatives),
-    "sample-constant": Figure("POST /sample, 64 clients, against constant bytes", http.sample_against_constant),
-    "sample-beside-loglik": Figure("POST /sample while POST /loglik runs without pause", http.sample_beside_loglik),
+    "sample-alternatives": Figure(
+        "POST /sample, 64 clients, against other servers and constant bytes", http.sample_throughput
+    ),
+    "sample-beside-loglik": Figure("POST /sample while POST /loglik runs without pause", beside.sample_beside_loglik),
     "cache-hit": Figure("POST /sample from Redis against constant bytes", http.cache_hit),
-    "replicas": Figure("One process of the service against two that share its clients and threads", replicas.shared),
+    "replicas": Figure("One replica of the service against two that share its clients and workers", replicas.shared),
     "pixelcnn": Figure("Drawing from a PixelCNN against full passes", model.cached_pixels),
     "profile-chunk": Figure("Where a chunk of a log-likelihood spends its time", profiles.chunk),
-    "profile-processors": Figure("What each thread takes of the processors, POST /loglik", profiles.processors),
+    "profile-processors": Figure("What each process takes of the processors, POST /loglik", profiles.processors),
     "training-step": Figure("A step of training against that of the paper's public code", training.step),
     "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
     "start": Figure("From the service's start until it is ready", process.start),
-    "soak": Figure("Ordinary and hostile requests at once, under a memory limit of 1 GiB", soak),
+    "soak": Figure("Ordinary and hostile requests at once, 1 GiB of memory for each process", soak),
     "json-bodies": Figure("Hostile JSON bodies of 16 MiB: stalls of the event loop, and memory", json_bodies.bodies),
     "decoding-memory": Figure("Memory while 12 clients send an image of 4 million pixels each", json_bodies.decoding),
-    "memory": Figure("What the service's process holds over 10,000 requests", process.memory),
+    "memory": Figure("Memory of all processes of the service over 10,000 requests", process.memory),
 }

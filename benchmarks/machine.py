@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.release import Release, git
 from hardware import available_threads, device_name
 from training.machine import resolve_precision
 
@@ -30,12 +31,19 @@ class Options:
 
     seconds: of each load on a server
     rounds:  in which every contestant has its turn
-    threads: compute threads of every contestant
+    threads: compute threads of every contestant; of the service, its workers for heavy work
+    former:  release whose service is a contestant beside the present one
     """
 
     seconds: float = 5.0
     rounds: int = 3
     threads: int = available_threads()
+    former: Release | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The options as plain values."""
+        against = {"against": f"{self.former.commit} {self.former.subject}"} if self.former else {}
+        return {"seconds": self.seconds, "rounds": self.rounds, "threads": self.threads} | against
 
 
 def describe_machine() -> dict[str, Any]:
@@ -63,16 +71,12 @@ def _instructions() -> str:
 def _commit() -> str:
     """Of the repository, with a plus if files differ from it other than the results themselves."""
     try:
-        changed = _git(
+        changed = git(
             "status", "--porcelain", "--", ".", *(f":!benchmarks/{name}" for name in ("results", "RESULTS.md"))
         )
-        return _git("describe", "--always") + ("+" if changed else "")
+        return git("describe", "--always") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections import Counter
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.contestants import SCORERS, SERVICE, Contestant, loglik
+from benchmarks.contestants import SCORERS, Contestant, loglik, services
 from benchmarks.load import under_load
 from benchmarks.machine import Options
 from benchmarks.measure import Series
 from benchmarks.model import load_model_and_image
+from benchmarks.processes import Process, processes
 from benchmarks.results import Result
 from benchmarks.servers import running
 from vampprior.importance import chunk_rows
@@ -71,38 +69,33 @@ def chunk(options: Options) -> Result:
 
 
 def processors(options: Options) -> Result:
-    """What the threads of the service and of LitServe, which all call the same library, take of the processors.
+    """Processor time of the processes of the service and of LitServe, which calls the same library.
 
-    Under log-likelihoods (S = 500) of 16 clients. A process's main thread runs the event loop, or in a worker calls the
-    library, whose own threads are others.
+    Under log-likelihoods (S = 500) of 16 clients.
     """
     lit_serve = next(scorer for scorer in SCORERS if scorer.name == "LitServe")
     series = []
-    for contestant in (Contestant(SERVICE, loglik()), lit_serve):
+    for contestant in (*(Contestant(server, loglik()) for server in services(options)), lit_serve):
         with (
             running(contestant.server, options) as server,
             under_load(server.url, [contestant.request], clients=CLIENTS),
         ):
             time.sleep(WARM_UP_SECONDS)
-            before, started = _processor_seconds(server.process.pid), time.perf_counter()
+            before, started = [*processes(server.process.pid)], time.perf_counter()
             time.sleep(options.seconds)
-            after, elapsed = _processor_seconds(server.process.pid), time.perf_counter() - started
-        for number, pid in enumerate(sorted({pid for pid, _ in after}), 1):
-            for main, threads in ((True, "main thread"), (False, "other threads")):
-                share = 100 * (after[pid, main] - before[pid, main]) / elapsed
-                if share >= 1.0:
-                    name = f"{contestant.name}, process {number}, {threads}"
-                    series.append(Series(name, "% of a processor", [share]))
+            after = {process.pid: process.seconds for process in processes(server.process.pid)}
+            elapsed = time.perf_counter() - started
+        shares: Counter[str] = Counter()
+        for number, process in enumerate(before, 1):
+            role = f"process {number}" if contestant is lit_serve else _role(process)
+            shares[role] += after[process.pid] - process.seconds
+        for role, seconds in shares.items():
+            series.append(Series(f"{contestant.name}, {role}", "% of a processor", [100 * seconds / elapsed]))
     return Result(series, [], {"clients": CLIENTS, "num_samples": 500})
 
 
-def _processor_seconds(group: int) -> Counter[tuple[int, bool]]:
-    """Seconds on a processor of each process of a group so far: of its main thread (True), and of all others."""
-    seconds: Counter[tuple[int, bool]] = Counter()
-    for thread in Path("/proc").glob("[0-9]*/task/*"):
-        pid, thread_id = int(thread.parts[2]), int(thread.name)
-        with contextlib.suppress(OSError):  # it has ended
-            fields = (thread / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            if int(fields[2]) == group:
-                seconds[pid, pid == thread_id] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return seconds
+def _role(process: Process) -> str:
+    """Role of a process of the service."""
+    if process.depth < 2:
+        return ("front end", "loader")[process.depth]
+    return "heavy workers" if process.nice else "light workers"

@@ -1,4 +1,4 @@
-"""One process of the service against two that share its clients and threads."""
+"""One replica of the service against two that share its clients and workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOADS = {"/sample": (SAMPLE, 64), "/loglik": (loglik(), 16)}
 
 
 def shared(options: Options) -> Result:
-    """Samples and log-likelihoods from one process, and from two with half the threads and half the clients each."""
+    """Samples and log-likelihoods from one replica, and from two with half the workers and half the clients each."""
     series = []
     for path, (request, clients) in LOADS.items():
         answers: dict[int, list[list[Answers]]] = {1: [], 2: []}
@@ -27,7 +27,7 @@ def shared(options: Options) -> Result:
             for replicas, found in answers.items():
                 found.append(_answers(request, clients, replicas, options))
         for replicas, found in answers.items():
-            name = f"{path}, {replicas} process{'es' if replicas > 1 else ''}"
+            name = f"{path}, {replicas} replica{'s' if replicas > 1 else ''}"
             throughput = [sum(one.per_second for one in together) for together in found]
             latest = [1e3 * max(one.p99 for one in together) for together in found]
             series += [Series(f"{name}, throughput", "requests/s", throughput), Series(f"{name}, p99", "ms", latest)]
@@ -35,7 +35,7 @@ def shared(options: Options) -> Result:
 
 
 def _answers(request: Request, clients: int, replicas: int, options: Options) -> list[Answers]:
-    """What each of so many processes answers to its share of the clients, all at once."""
+    """How each replica answers its share of the clients, all at the same time."""
     share = replace(options, threads=max(1, options.threads // replicas))
     with ExitStack() as stack, ThreadPoolExecutor(replicas) as pool:
         servers = [stack.enter_context(running(SERVICE, share)) for _ in range(replicas)]

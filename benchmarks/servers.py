@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.alternatives.model import THREADS
 from benchmarks.machine import ROOT, Options
+from benchmarks.processes import memory_mb
 
 __all__ = ["Running", "Server", "ServerError", "redis", "running"]
 
@@ -34,16 +35,18 @@ class ServerError(RuntimeError):
 class Server:
     """A contestant.
 
-    command:     its arguments; `{port}` stands for the port to listen on
-    ready:       path that answers 200 once it serves
-    environment: variables it is given besides those of every server
-    memory_limit: bytes of private memory that its process may map; None sets no limit
+    command:      arguments of Python; `{port}` stands for the port to listen on, `{threads}` for the number of threads
+    ready:        path that answers 200 once it serves
+    environment:  variables for it alone, with the same placeholders
+    folder:       where it is started
+    memory_limit: bytes of private memory that each of its processes may map; None sets no limit
     """
 
     name: str
     command: tuple[str, ...]
     ready: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = ROOT
     memory_limit: int | None = None
 
 
@@ -58,10 +61,9 @@ class Running:
     process: subprocess.Popen[bytes]
     start_seconds: float
 
-    def resident_mb(self) -> float:
-        """Memory that the process holds, in 10^6 bytes; what it started itself is not counted."""
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    def memory_mb(self) -> float:
+        """Memory of all its processes, in 10^6 bytes."""
+        return memory_mb(self.process.pid)
 
 
 @contextlib.contextmanager
@@ -72,14 +74,17 @@ def running(server: Server, options: Options) -> Iterator[Running]:
     """
     port = _free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VAMP_")}
-    environment |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "VAMP_THREADS", THREADS)}
-    environment |= {name: value.replace("{port}", str(port)) for name, value in server.environment.items()}
-    command = [argument.replace("{port}", str(port)) for argument in server.command]
+    environment |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", THREADS)}
+
+    def fill(text: str) -> str:
+        return text.replace("{port}", str(port)).replace("{threads}", str(options.threads))
+
+    environment |= {name: fill(value) for name, value in server.environment.items()}
     with tempfile.TemporaryFile() as output:
         begin = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=ROOT,
+            [sys.executable, "-m", *map(fill, server.command)],
+            cwd=server.folder,
             env=environment,
             stdout=output,
             stderr=output,

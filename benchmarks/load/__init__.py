@@ -6,6 +6,7 @@ import contextlib
 import json
 import secrets
 import shutil
+import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -67,17 +68,23 @@ def ask(url: str, request: Request) -> dict[str, str]:
         return {name.lower(): value for name, value in response.headers.items()}
 
 
-def load(url: str, requests: Sequence[Request], *, clients: int, seconds: float) -> Answers:
-    """Have `clients` ask for `requests` in turn, each as soon as it has its last answer; seeds never come twice.
+def load(url: str, requests: Sequence[Request], *, clients: int, seconds: float, rate: float = 0.0) -> Answers:
+    """Have `clients` ask for `requests` in turn; seeds never come twice.
 
-    A shorter load before it, to warm up, does not count.
+    Each client asks as soon as it has its last answer, or with a `rate` they ask so many times per second together. A
+    shorter load before it, to warm up, does not count.
 
     Raises `LoadError` if wrk is not there, an answer is wrong, or a request failed or was refused.
     """
     for request in requests:
         ask(url, request)
-    _run(_command(url, requests, clients, WARM_UP_SECONDS))
-    counts = json.loads(_run(_command(url, requests, clients, seconds)).strip().rpartition("\n")[2])
+    _run(_command(url, requests, clients, WARM_UP_SECONDS, rate))
+    return _answers(url, _run(_command(url, requests, clients, seconds, rate)))
+
+
+def _answers(url: str, output: str) -> Answers:
+    """What wrk counted. Raises `LoadError` if a request failed or was refused."""
+    counts = json.loads(output.strip().rpartition("\n")[2])
     failures, refusals = counts.pop("failures"), counts.pop("refusals")
     if failures or refusals or not counts["requests"]:
         raise LoadError(f"{url}: of {counts['requests']} requests {failures} failed and {refusals} were refused")
@@ -85,26 +92,31 @@ def load(url: str, requests: Sequence[Request], *, clients: int, seconds: float)
 
 
 @contextlib.contextmanager
-def under_load(url: str, requests: Sequence[Request], *, clients: int) -> Iterator[None]:
-    """Have `clients` ask without pause as long as the context lasts."""
+def under_load(url: str, requests: Sequence[Request], *, clients: int) -> Iterator[list[Answers]]:
+    """Have `clients` ask without pause as long as the block lasts; then the list holds how they were answered.
+
+    Raises `LoadError` as `load` does.
+    """
     for request in requests:
         ask(url, request)
-    process = subprocess.Popen(_command(url, requests, clients, 3600), stdout=subprocess.DEVNULL)
-    try:
-        yield
-        if process.poll() is not None:
-            raise LoadError("the load in the background ended before its time")
-    finally:
-        process.terminate()
-        process.wait()
+    answers: list[Answers] = []
+    with subprocess.Popen(_command(url, requests, clients, 3600), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield answers
+            if process.poll() is not None:
+                raise LoadError("the load in the background ended before its time")
+            process.send_signal(signal.SIGINT)  # wrk then prints what it has counted
+            answers.append(_answers(url, process.communicate()[0]))
+        finally:
+            process.kill()
 
 
-def _command(url: str, requests: Sequence[Request], clients: int, seconds: float) -> list[str]:
+def _command(url: str, requests: Sequence[Request], clients: int, seconds: float, rate: float = 0.0) -> list[str]:
     wrk = shutil.which("wrk")
     if wrk is None:
         raise LoadError("wrk is not on the path; install it, on Debian with: apt-get install wrk")
     command = [wrk, "--threads=1", f"--connections={clients}", f"--duration={max(1, round(seconds))}s"]
-    command += ["--timeout=60s", f"--script={SCRIPT}", url, "--", str(secrets.randbelow(2**40) * 500)]
+    command += ["--timeout=60s", f"--script={SCRIPT}", url, "--", str(secrets.randbelow(2**40) * 500), str(rate)]
     for request in requests:
         command += [request.method, request.target, request.content_type, request.body]
     return command
