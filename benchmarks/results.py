@@ -35,7 +35,7 @@ def save(name: str, title: str, result: Result, options: Options) -> Row:
         "figure": name,
         "title": title,
         **describe_machine(),
-        "settings": asdict(options) | result.settings,
+        "settings": options.settings() | result.settings,
         "claims": [{**asdict(claim.value), "target": str(claim.target), "met": claim.met} for claim in result.claims],
         "series": [asdict(series) for series in result.series],
     }
