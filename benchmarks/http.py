@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def sample_throughput(options: Options) -> Result:
         Claim(ours.p99, AtMost(20.0)),
         *_over_former(loads, AtLeast(1.5), options),
     ]
-    return Result(_series(loads.values()), claims, {"clients": SAMPLE_CLIENTS})
+    return Result(_series(loads), claims, {"clients": SAMPLE_CLIENTS})
 
 
 def loglik_against_alternatives(options: Options) -> Result:
@@ -74,7 +74,7 @@ def _loglik_against(scorers: Sequence[Contestant], target: AtLeast, options: Opt
         Claim(ratio(f"throughput over that of {best.name}", ours.throughput, best.throughput), target),
         *_over_former(loads, AtLeast(1.2), options),
     ]
-    return Result(_series(loads.values()), claims, {"clients": LOGLIK_CLIENTS, "num_samples": 500})
+    return Result(_series(loads), claims, {"clients": LOGLIK_CLIENTS, "num_samples": 500})
 
 
 def loglik_over_http(options: Options) -> Result:
@@ -91,7 +91,7 @@ def loglik_over_http(options: Options) -> Result:
     ours, direct = loads[SERVICE.name], Series("library, median", "ms", calls)
     overhead = ratio("p50 over the library's time", ours.p50, direct)
     settings = {"clients": 1, "num_samples": model.NUM_SAMPLES}
-    return Result([*_series(loads.values()), direct], [Claim(overhead, AtMost(1.05))], settings)
+    return Result([*_series(loads), direct], [Claim(overhead, AtMost(1.05))], settings)
 
 
 def cache_hit(options: Options) -> Result:
@@ -112,7 +112,7 @@ def cache_hit(options: Options) -> Result:
             for name, found in loads.items():
                 found.answers.append(load(urls[name], [cached], clients=1, seconds=options.seconds))
     claim = ratio("p50 over that of constant bytes", loads[SERVICE.name].p50, loads[CONSTANT.name].p50)
-    return Result(_series(loads.values()), [Claim(claim, AtMost(1.5))], {"clients": 1})
+    return Result(_series(loads), [Claim(claim, AtMost(1.5))], {"clients": 1})
 
 
 def _contestants(request: Request, options: Options) -> list[Contestant]:
@@ -141,8 +141,8 @@ def _over_former(loads: Mapping[str, Loads], target: AtLeast, options: Options) 
     return [Claim(ratio(f"throughput over that of {former.name}", ours.throughput, former.throughput), target)]
 
 
-def _series(loads: Iterable[Loads]) -> list[Series]:
-    return [series for one in loads for series in (one.throughput, one.p50, one.p99)]
+def _series(loads: Mapping[str, Loads]) -> list[Series]:
+    return [series for one in loads.values() for series in one.series]
 
 
 def _as_long_as(seconds: float, measure: Callable[[], float]) -> list[float]:

@@ -18,6 +18,11 @@ class Loads:
     answers: list[Answers] = field(default_factory=list)
 
     @property
+    def series(self) -> list[Series]:
+        """Throughput and both latencies."""
+        return [self.throughput, self.p50, self.p99]
+
+    @property
     def throughput(self) -> Series:
         """Requests answered per second."""
         return Series(f"{self.name}, throughput", "requests/s", [one.per_second for one in self.answers])
