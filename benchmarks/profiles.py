@@ -87,7 +87,7 @@ def processors(options: Options) -> Result:
             elapsed = time.perf_counter() - started
         shares: Counter[str] = Counter()
         for number, process in enumerate(before, 1):
-            role = f"process {number}" if contestant is lit_serve else _role(process)
+            role = _role(process) if "VAMP_WORKERS" in contestant.server.environment else f"process {number}"
             shares[role] += after[process.pid] - process.seconds
         for role, seconds in shares.items():
             series.append(Series(f"{contestant.name}, {role}", "% of a processor", [100 * seconds / elapsed]))
