@@ -35,9 +35,8 @@ def sample_beside_loglik(options: Options) -> Result:
             with running(server, options) as service:
                 for clients in (1, MANY):
                     named = f"{clients} client{'s' if clients > 1 else ''}"
-                    note(
-                        ALONE, server.name, named, load(service.url, [SAMPLE], clients=clients, seconds=options.seconds)
-                    )
+                    alone = load(service.url, [SAMPLE], clients=clients, seconds=options.seconds)
+                    note(ALONE, server.name, named, alone)
                     samples, scores = _beside(service.url, clients, options)
                     note(BESIDE, server.name, named, samples)
                     note(SCORES, server.name, named, scores)
@@ -48,7 +47,7 @@ def sample_beside_loglik(options: Options) -> Result:
                     note(SCORES, server.name, AT_RATE, scores)
     series = []
     for name, loads in found.items():
-        # wrk's percentiles are those of clients that do not wait between requests
+        # wrk's percentiles assume that clients never wait between requests
         series += [loads.throughput] if name.endswith(SCORES) or AT_RATE in name else loads.series
     return Result(series, _claims(found, options), {"num_samples": NUM_SAMPLES, "loglik_clients": 1})
 
