@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -328,7 +329,7 @@ def test_a_client_over_its_limit_waits(guarded: httpx.Client, problem: Any) -> N
 
 @pytest.fixture(scope="module")
 def crowded(serve: Any) -> Iterator[Any]:
-    """A service with room for one job more than the one that is held, and for 1,000 rows."""
+    """A service with room for two requests and 1,000 rows of light work, and for as many of heavy work."""
     with serve(queue_length=2, queued_rows=1000, cache_memory_bytes=0) as service:
         yield service
 
@@ -341,22 +342,39 @@ def test_a_full_queue_refuses_and_recovers(
     crowded: Any, problem: Any, pngs: list[bytes], path: str, uploads: bool
 ) -> None:
     files = {"files": {"file": pngs[0]}} if uploads else {}
-    with crowded.hold():
-        waiting = crowded.send("/sample")
-        crowded.until(lambda: crowded.queued() == 2)
-        response = crowded.client.post(path, **files)
-        problem(response, 503, "overloaded")
-        assert int(response.headers["retry-after"]) >= 1
-    with waiting:
-        assert waiting.recv(12) == b"HTTP/1.1 200"
+    with contextlib.ExitStack() as stack:
+        with crowded.hold():
+            waiting = [stack.enter_context(crowded.send(path, png if uploads else b"")) for png in pngs[1:3]]
+            crowded.until(lambda: crowded.queued() == 2)
+            response = crowded.client.post(path, **files)
+            problem(response, 503, "overloaded")
+            assert int(response.headers["retry-after"]) >= 1
+        for connection in waiting:
+            assert connection.recv(12) == b"HTTP/1.1 200"
     assert crowded.client.post(path, **files).status_code == 200
+
+
+def test_heavy_work_that_waits_refuses_no_light_work(crowded: Any, problem: Any, pngs: list[bytes]) -> None:
+    score = "/loglik?num_samples=400"
+    with contextlib.ExitStack() as stack:
+        with crowded.hold():
+            waiting = [stack.enter_context(crowded.send(score, png)) for png in pngs[:2]]
+            crowded.until(lambda: crowded.queued() == 2)
+            problem(crowded.client.post(score, files={"file": pngs[2]}), 503, "overloaded")
+            waiting.append(stack.enter_context(crowded.send("/sample?n=256")))
+            crowded.until(lambda: crowded.queued() == 3)
+        for connection in waiting:
+            assert connection.recv(12) == b"HTTP/1.1 200"
 
 
 def test_too_many_rows_are_refused_while_others_wait(crowded: Any, problem: Any, pngs: list[bytes]) -> None:
     score = "/loglik?num_samples=1000"
-    with crowded.hold():
+    with crowded.hold(), crowded.send("/loglik?num_samples=1", pngs[1]) as waiting:
+        crowded.until(lambda: crowded.queued() == 1)
         problem(crowded.client.post(score, files={"file": pngs[0]}), 503, "overloaded")
         assert crowded.client.post("/models").status_code == 405  # the others still answer
+        crowded.release()
+        assert waiting.recv(12) == b"HTTP/1.1 200"
     assert crowded.client.post(score, files={"file": pngs[0]}).status_code == 200
 
 
@@ -365,14 +383,18 @@ def test_a_request_that_no_queue_could_hold_is_not_told_to_try_again(
 ) -> None:
     problem(crowded.client.post("/loglik?num_samples=1001", files={"file": pngs[0]}), 413, "too-large")
     three = [("file", png) for png in pngs[:3]]
-    body = problem(crowded.client.post("/loglik?num_samples=2", files=three), 413, "too-large")
-    assert body["detail"] == "3 images are more than this service queues, 2; send fewer at a time"
+    body = problem(crowded.client.post("/loglik?num_samples=400", files=three), 413, "too-large")
+    assert body["detail"].startswith("3 images with 400 samples each are more than this service queues, 1000 samples")
 
 
-def test_a_refusal_of_one_image_leaves_none_of_the_others_behind(crowded: Any, problem: Any, pngs: list[bytes]) -> None:
+def test_a_refusal_leaves_no_part_of_a_request_behind(crowded: Any, problem: Any, pngs: list[bytes]) -> None:
     files = [("file", png) for png in pngs[:2]]
-    with crowded.hold():
+    with crowded.hold(), crowded.send("/loglik?num_samples=700", pngs[2]) as waiting:
+        crowded.until(lambda: crowded.queued() == 1)
         problem(crowded.client.post("/loglik?num_samples=200", files=files), 503, "overloaded")
+        assert (crowded.queued(), crowded.metric("vampprior_queue_rows")) == (1, 700)
+        crowded.release()
+        assert waiting.recv(12) == b"HTTP/1.1 200"
     crowded.until(lambda: crowded.queued() == crowded.metric("vampprior_queue_rows") == 0)
 
 
