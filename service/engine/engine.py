@@ -136,10 +136,15 @@ class Engine:
     def _send(self, worker: Worker, tasks: list[Task]) -> None:
         now = time.monotonic()
         self._batches += 1
+        try:
+            worker.send(Batch(self._batches, tasks[0].model, [task.payload for task in tasks]))
+        except Exception:  # a payload that is no message must not keep its request, or a worker, waiting
+            logger.exception("%s for %s cannot be sent", type(tasks[0].payload).__name__, tasks[0].model)
+            self._fail(tasks, Internal("The service failed to compute the answer; its log has the cause."))
+            return
         worker.in_flight[self._batches] = Assignment(tasks, now)
         for task in tasks:
             task.started = task.started or now
-        worker.send(Batch(self._batches, tasks[0].model, [task.payload for task in tasks]))
 
     # What the supervisor tells.
 

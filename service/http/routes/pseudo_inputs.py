@@ -13,7 +13,7 @@ from service.cache import cache_key
 from service.errors import PseudoInputNotFound
 from service.http.answers import MEDIA_TYPES, answer, image_response
 from service.http.problems import PROBLEM_RESPONSES
-from service.http.routes.parameters import LayoutQuery, client_of, service_of
+from service.http.routes.parameters import MAX_SEED, LayoutQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import PseudoInputList
 from service.models.loaded import LoadedModel
@@ -37,7 +37,7 @@ class PseudoInputQuery(LayoutQuery):
 class GalleryQuery(PseudoInputQuery):
     """Parameters of `GET /pseudo-inputs`."""
 
-    offset: int = Field(0, ge=0, description="Leave out this many first.")
+    offset: int = Field(0, ge=0, le=MAX_SEED, description="Leave out this many first.")
     limit: int = Field(100, ge=1, le=1000, description="Show at most this many.")
     sort: Literal["index", "weight"] = Field(
         "index", description="By number, or the greatest weight in the prior first."

@@ -155,6 +155,15 @@ async def test_a_worker_that_the_system_gives_no_memory_loses_no_work(run_engine
         assert running.deaths("heavy") == 1
 
 
+async def test_a_payload_that_is_no_message_fails_and_keeps_no_worker(run_engine: Any) -> None:
+    async with run_engine() as running:
+        with pytest.raises(Internal):
+            await running.sample(10**30)  # a seed of more than 64 bits
+        assert running.queued == (0, 0)
+        assert len(await running.sample(1)) > 0
+        assert running.deaths("light") == 0
+
+
 async def test_workers_that_cannot_be_forked_are_forked_later(run_engine: Any, faults: Any, tmp_path: Path) -> None:
     none_left = tmp_path / "none left"
     faults.fork = str(none_left)
