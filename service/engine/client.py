@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from service.engine.protocol import (
+    REFINEMENT_DRAWS,
     Combine,
     Decode,
     Draw,
@@ -16,6 +19,7 @@ from service.engine.protocol import (
     Layout,
     Payload,
     Reconstruct,
+    Refine,
     Render,
     Score,
 )
@@ -34,6 +38,12 @@ WINDOW = 256
 """Units of an answer that wait at once."""
 MAX_LIGHT_PIXELS = 1 << 18
 """Pixels of an answer beyond which it is heavy work."""
+
+
+class _Progress(msgspec.Struct):
+    """The part of a score that says whether to go on."""
+
+    converged: bool | None
 
 
 class EngineModel:
@@ -112,17 +122,40 @@ class EngineModel:
                 decoded = await self._all(request, (Decode(tuple(part)) for part in parts))
             return await self._last(request, Gallery(tuple(components), decoded, offset, stretch, layout))
 
-    def admit_scores(self, count: int, num_samples: int, client: str) -> Request:
+    def admit_scores(self, count: int, num_samples: int, client: str, refine: int = 0) -> Request:
         """Reserve room for the log-likelihoods of so many images. Raises `Overloaded`."""
-        return self.engine.heavy.admit(client, count * num_samples)
+        return self.engine.heavy.admit(client, count * (num_samples + refine * REFINEMENT_DRAWS))
 
-    async def score(self, request: Request, levels: bytes, *, num_samples: int, seed: int) -> bytes:
-        """Log-likelihood of one image by importance sampling, as a JSON object, in the room of a request."""
-        units = (
-            Score(levels, seed, start, min(UNIT_SAMPLES, num_samples - start))
-            for start in range(0, num_samples, UNIT_SAMPLES)
-        )
-        return await self._last(request, Combine(await self._all(request, units)))
+    async def score(
+        self,
+        request: Request,
+        levels: bytes,
+        *,
+        num_samples: int,
+        seed: int,
+        refine: int = 0,
+        precision: float | None = None,
+    ) -> bytes:
+        """Log-likelihood of one image by importance sampling, as a JSON object, in the room of a request.
+
+        With `refine` steps the proposal is fitted to the image first. With a `precision` the samples double until the
+        standard error is below it and can be believed, up to `num_samples`.
+        """
+        proposal = await self._one(request, Refine(levels, seed, refine)) if refine else b""
+        parts: tuple[bytes, ...] = ()
+        stop = 0
+        while True:
+            start, stop = stop, num_samples if precision is None else min(num_samples, max(UNIT_SAMPLES, 2 * stop))
+            parts += await self._all(
+                request,
+                (
+                    Score(levels, proposal, seed, first, min(UNIT_SAMPLES, stop - first))
+                    for first in range(start, stop, UNIT_SAMPLES)
+                ),
+            )
+            body = await self._last(request, Combine(parts, precision))
+            if stop == num_samples or msgspec.json.decode(body, type=_Progress).converged:
+                return body
 
     def _lane(self, n: int, layout: Layout) -> Lane:
         """The lane of an answer of `n` images."""

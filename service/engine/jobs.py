@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,12 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.engine.protocol import Combine, Decode, Draw, Encode, Gallery, Layout, Payload, Reconstruct, Render, Score
+from service.engine.protocol import (
+    Combine,
+    Decode,
+    Draw,
+    Encode,
+    Gallery,
+    Layout,
+    Payload,
+    Reconstruct,
+    Refine,
+    Render,
+    Score,
+)
 from service.images import render
 from vampprior.card import Card
 from vampprior.distributions import Mixture
 from vampprior.importance import LogLikelihood, chunk_rows
 from vampprior.latent_model import LatentModel
+from vampprior.refinement import DRAWS, Proposal, fit_proposal
 
 __all__ = ["BLOCK_ROWS", "Runtime", "compute"]
 
@@ -30,7 +43,7 @@ MAX_ROWS, MAX_BYTES = 512, 1 << 21
 """Rows that go through the networks at once on a CPU, and the memory of their largest tensor: more is no faster."""
 GPU_ROWS, GPU_BYTES = 1 << 15, 1 << 28
 """The same on a GPU."""
-LATENTS, PIXELS, COMPONENTS, IMPORTANCE = range(4)
+LATENTS, PIXELS, COMPONENTS, IMPORTANCE, REFINEMENT = range(5)
 """Streams of random numbers of a seed."""
 MIN_EFFECTIVE = 2.0
 """Effective samples below which an estimate hangs on a single one, and its error cannot be told."""
@@ -226,6 +239,20 @@ def _decode(runtime: Runtime, payloads: Sequence[Decode]) -> list[bytes]:
     return results
 
 
+def _refine(runtime: Runtime, payloads: Sequence[Refine]) -> list[bytes]:
+    """Each image by itself, so that the result does not depend on its batch."""
+    results = []
+    for payload in payloads:
+        shape = (payload.steps, 1, DRAWS, runtime.model.noise_dim)
+        noise = stream(payload.seed, REFINEMENT).standard_normal(shape, dtype=np.float32)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            image = np.frombuffer(payload.levels, np.uint8).reshape(1, *runtime.image_shape)
+            x = runtime.model.likelihood.from_bytes(runtime.tensor(image.copy()))
+            proposal = fit_proposal(runtime.model, x, runtime.tensor(noise), runtime.mixture)
+        results.append(torch.cat(proposal).cpu().numpy().tobytes())
+    return results
+
+
 def _score(runtime: Runtime, payloads: Sequence[Score]) -> list[bytes]:
     model, count, images = runtime.model, payloads[0].count, len(payloads)
     samples = math.ceil(count / BLOCK_ROWS) * BLOCK_ROWS
@@ -236,8 +263,13 @@ def _score(runtime: Runtime, payloads: Sequence[Score]) -> list[bytes]:
     x = runtime.images(payloads)
     context = tuple(part[:images, None] for part in model.condition(x))
     step = max(BLOCK_ROWS, runtime.max_rows // images // BLOCK_ROWS * BLOCK_ROWS)
+    score: Callable[..., tuple[Tensor, Tensor]] = model.log_px_and_kl
+    if payloads[0].proposal:
+        columns = np.frombuffer(b"".join(payload.proposal for payload in payloads), np.float32)
+        shift, log_scale = runtime.tensor(columns.reshape(images, 2, -1).swapaxes(0, 1))
+        score = partial(Proposal(shift, log_scale).log_px_and_kl, model)
     chunks = [
-        model.log_px_and_kl(x[:images, None], context, chunk, runtime.mixture)
+        score(x[:images, None], context, chunk, runtime.mixture)
         for chunk in torch.split(runtime.tensor(noise), step, dim=1)
     ]
     log_px, kl = (torch.cat(parts, dim=1)[:, :count] for parts in zip(*chunks, strict=True))
@@ -262,13 +294,20 @@ def _score_json(runtime: Runtime, payload: Combine) -> bytes:
         "standard_error": round(error, 4) if effective >= MIN_EFFECTIVE and math.isfinite(error) else None,
         "bits_per_dim": round(-value / (runtime.card.model.num_pixels * math.log(2.0)), 5),
         "elbo": round(score.elbo.item(), 4),
+        "num_samples": len(kl),
         "effective_sample_size": round(effective, 1),
         "pareto_k": round(score.pareto_k.item(), 3) if score.pareto_k.isfinite() else None,
         "reliability": score.reliability[0],
+        "converged": None if payload.precision is None else _converged(score, payload.precision),
         "percentile": None if percentile is None else round(percentile, 1),
         "summary": _in_words(percentile) + ("" if effective >= MIN_EFFECTIVE else HANGS_ON_ONE),
     }
     return msgspec.json.encode(fields)
+
+
+def _converged(score: LogLikelihood, precision: float) -> bool:
+    """Whether the standard error can be believed and is small enough."""
+    return score.reliability[0] == "good" and score.standard_error.item() <= precision
 
 
 def _in_words(percentile: float | None) -> str:
@@ -294,6 +333,7 @@ _COMPUTATIONS: dict[type[Payload], Callable[[Runtime, Sequence[Any]], list[bytes
     Encode: _encode,
     Decode: _decode,
     Gallery: _gallery,
+    Refine: _refine,
     Score: _score,
     Combine: _combine,
     Render: _render,

@@ -124,7 +124,7 @@ def load_runtime(folder: Path, device: torch.device) -> Runtime:
     if (card.name, card.version) != (folder.parent.name, folder.name):
         raise CheckpointError(f"{folder / CARD_FILE} is the card of {card.name}@{card.version}")
     model = model.to(device)
-    with torch.inference_mode():
+    with torch.no_grad():  # inference tensors could not be used where gradients are computed, by refinements
         return Runtime(card, model, model.prior_mixture(), device)
 
 
@@ -136,10 +136,10 @@ def _describe(reference: str, runtime: Runtime) -> Loaded:
         Draw(0, 1, 0, None, 1.0, False, layout),
         Reconstruct(levels, 0, 1, 0, True, layout),
         Encode(levels, 1, 5),
-        Score(levels, 0, 0, WARM_UP_SAMPLES),
+        Score(levels, b"", 0, 0, WARM_UP_SAMPLES),
     ]
     parts = [compute(runtime, [payload]) for payload in payloads][-1]
-    compute(runtime, [Combine(tuple(parts))])
+    compute(runtime, [Combine(tuple(parts), None)])
     seconds = max(_seconds(runtime, payloads[0]), _seconds(runtime, payloads[-1]) * UNIT_SAMPLES / WARM_UP_SAMPLES)
     return Loaded(
         reference,

@@ -32,6 +32,7 @@ __all__ = [
     "Payload",
     "Received",
     "Reconstruct",
+    "Refine",
     "Refused",
     "Render",
     "Score",
@@ -42,6 +43,8 @@ __all__ = [
 
 HEADER = struct.Struct(">I")
 """Length of the message that follows, in bytes."""
+REFINEMENT_DRAWS = 16
+"""Draws of the latents in a step of a refinement, as in `vampprior.refinement`."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -136,24 +139,50 @@ class Gallery(Message, frozen=True):
     key: ClassVar[None] = None
 
 
-class Score(Message, frozen=True):
-    """Log-weights of importance samples `start` to `start + count` of one image, with a noise stream per unit."""
+class Refine(Message, frozen=True):
+    """The proposal that so many steps fit to one image: shift and log-scale, float32."""
 
     levels: bytes
+    seed: int
+    steps: int
+
+    @property
+    def count(self) -> int:
+        """Draws of the latents."""
+        return self.steps * REFINEMENT_DRAWS
+
+    @property
+    def key(self) -> int:
+        """Fits of equal length are sent together."""
+        return self.steps
+
+
+class Score(Message, frozen=True):
+    """Log-weights of importance samples `start` to `start + count` of one image, with a noise stream per unit.
+
+    proposal: what `Refine` gave, or nothing for the posterior
+    """
+
+    levels: bytes
+    proposal: bytes
     seed: int
     start: int
     count: int
 
     @property
-    def key(self) -> int:
+    def key(self) -> tuple[int, bool]:
         """Units of one size are computed together."""
-        return self.count
+        return self.count, bool(self.proposal)
 
 
 class Combine(Message, frozen=True):
-    """The log-likelihood from the parts that `Score` gave, in their order, as a JSON object."""
+    """The log-likelihood from the parts that `Score` gave, in their order, as a JSON object.
+
+    precision: standard error, in nats, below which it has converged
+    """
 
     parts: tuple[bytes, ...]
+    precision: float | None
     count: ClassVar[int] = 0
     key: ClassVar[None] = None
 
@@ -168,7 +197,7 @@ class Render(Message, frozen=True):
     key: ClassVar[None] = None
 
 
-Payload = Draw | Reconstruct | Encode | Decode | Gallery | Score | Combine | Render
+Payload = Draw | Reconstruct | Encode | Decode | Gallery | Refine | Score | Combine | Render
 
 
 class Batch(Message, frozen=True):

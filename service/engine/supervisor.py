@@ -39,6 +39,8 @@ __all__ = ["Assignment", "Listener", "LoaderStart", "Supervisor", "Worker"]
 NICE = {"light": 0, "heavy": 10}
 SILENT_SECONDS, SILENT_UNITS = 10.0, 20
 """A worker that computes for longer than the larger of the two, in seconds and in units of heavy work, is killed."""
+UNIT_ROWS = 512
+"""Network rows of a unit of heavy work; a batch of more rows counts as several."""
 STALL_SECONDS = 60.0
 """Time that a checkpoint may take to load, after which it is refused: files of a network mount may hang forever."""
 START_SECONDS = 10.0
@@ -390,7 +392,8 @@ class Supervisor:
         assignment = next(iter(worker.in_flight.values()), None)
         if assignment is None or worker.number not in self.workers:
             return
-        unit = self.unit_seconds.get(assignment.tasks[0].model, 0.0)
+        units = max(1.0, sum(task.rows for task in assignment.tasks) / UNIT_ROWS)
+        unit = units * self.unit_seconds.get(assignment.tasks[0].model, 0.0)
         if now - assignment.since > max(SILENT_SECONDS, SILENT_UNITS * unit):
             logger.error(
                 "worker %d has been silent for %.1f seconds and is killed", worker.number, now - assignment.since

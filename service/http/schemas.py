@@ -52,6 +52,7 @@ class ScoredImage(BaseModel):
     )
     bits_per_dim: float = Field(description="The same per pixel, in bits; lower is more likely.", examples=[0.13])
     elbo: float = Field(description="Evidence lower bound in nats, from the same samples.", examples=[-75.2])
+    num_samples: int = Field(description="Importance samples that were drawn.", examples=[5000])
     effective_sample_size: float = Field(
         description="(sum w)^2 / sum w^2 of the importance weights, from 1 to `num_samples`; where it is small, the "
         "estimate depends on a few samples.",
@@ -64,6 +65,9 @@ class ScoredImage(BaseModel):
     reliability: Literal["good", "low"] = Field(
         description="Whether `standard_error` can be believed: `good` if `pareto_k` is below 0.7. Otherwise the "
         "estimate is probably too low, by more than its standard error; ask for more samples.",
+    )
+    converged: bool | None = Field(
+        description="Whether `precision` was reached with a standard error that can be believed; null without one."
     )
     percentile: float | None = Field(
         description="Per cent of the model's own test images that are less likely, 0 to 100; null if the checkpoint "
