@@ -317,6 +317,11 @@ class Supervisor:
         self.workers[worker.number] = worker
         self._run(self._connect(worker, ours))
 
+    def _fork_again(self, loader: _Loader | None, lanes: tuple[str, ...]) -> None:
+        """Have the loader fork a worker, unless another loader has taken its place, which forks all workers."""
+        if loader is self._loader:
+            self._fork(lanes)
+
     async def _connect(self, worker: Worker, connection: socket.socket) -> None:
         stream = MessageStream(
             lambda message: self._listener.worker_sent(worker, message),
@@ -336,7 +341,7 @@ class Supervisor:
         self._note_death(worker.lanes[0])
         self._forget(worker)
         if time.monotonic() - worker.started < PAUSE_SECONDS:
-            self._run(self._later(self._fork, worker.lanes))
+            self._run(self._later(self._fork_again, self._loader, worker.lanes))
         else:
             self._fork(worker.lanes)
 
