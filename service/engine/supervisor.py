@@ -159,7 +159,8 @@ class _Loader:
 def launch_loader(descriptor: int, start: LoaderStart) -> LoaderProcess:
     """Start a loader process that inherits the descriptor of its control socket."""
     command = [sys.executable, "-m", "service.engine.loader", str(descriptor), msgspec.json.encode(start).decode()]
-    return subprocess.Popen(command, pass_fds=[descriptor])  # noqa: S603  (a program of ours)
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # NumPy's threads, with which forking would not be safe
+    return subprocess.Popen(command, pass_fds=[descriptor], env=environment)  # noqa: S603  (a program of ours)
 
 
 class Supervisor:

@@ -12,8 +12,9 @@ import torch
 from service.images import encode_png
 from vampprior import LatentModel, LogLikelihood, log_likelihood
 from vampprior.card import read_card
+from vampprior.refinement import DRAWS, fit_proposal
 
-UNIT_SAMPLES, IMPORTANCE = 512, 3
+UNIT_SAMPLES, IMPORTANCE, REFINEMENT = 512, 3, 4
 
 
 def seeded_noise(model: LatentModel, num_samples: int, seed: int) -> torch.Tensor:
@@ -145,3 +146,55 @@ def test_a_score_beyond_every_test_image_says_so(
     assert (likely["percentile"], unlikely["percentile"]) == (100, 0)
     assert "More likely than every one" in likely["summary"]
     assert "Less likely than every one" in unlikely["summary"]
+
+
+# refinement and precision
+
+
+def test_a_refined_score_is_that_of_the_fitted_proposal(
+    score: Any, expected: Any, load_model: Any, images: Any
+) -> None:
+    model, x = load_model("tiny-vamp@10"), torch.tensor(images[:1])
+    bits = np.random.Philox(key=np.array([7, REFINEMENT], np.uint64))
+    noise = np.random.Generator(bits).standard_normal((5, 1, DRAWS, model.noise_dim), dtype=np.float32)
+    with torch.no_grad():
+        mixture = model.prior_mixture()
+        proposal = fit_proposal(model, x, torch.from_numpy(noise), mixture)
+        context = tuple(part.unsqueeze(1) for part in model.condition(x))
+        samples = seeded_noise(model, 700, 7)
+        parts = proposal.log_px_and_kl(model, x.unsqueeze(1), context, samples, mixture)
+    (result,) = score(0, num_samples=700, seed=7, refine=5, model="tiny-vamp")
+    assert_is_score(result, LogLikelihood.from_samples(*parts))
+    (plain,) = score(0, num_samples=700, seed=7, model="tiny-vamp")
+    assert_is_score(plain, expected("tiny-vamp@10", images[0], num_samples=700, seed=7))
+    assert plain["log_likelihood"] != result["log_likelihood"]
+
+
+def test_a_refined_score_does_not_depend_on_its_company(score: Any) -> None:
+    together = score(0, 1, 2, num_samples=100, refine=3)
+    for index, result in enumerate(together):
+        assert score(index, num_samples=100, refine=3) == [result]
+
+
+def test_samples_double_until_the_precision_is_reached(score: Any) -> None:
+    (coarse,) = score(0, precision=1000.0, num_samples=5000, refine=0)
+    assert coarse["converged"] == (coarse["reliability"] == "good")
+    assert coarse["converged"] == (coarse["num_samples"] < 5000)
+    (fine,) = score(0, precision=0.01, num_samples=50_000)
+    assert fine["num_samples"] in (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 50_000)
+    assert fine["converged"] == (fine["standard_error"] <= 0.01 and fine["pareto_k"] < 0.7)
+    assert fine["converged"] or fine["num_samples"] == 50_000
+    (never,) = score(0, precision=1e-9, num_samples=1500)
+    assert (never["num_samples"], never["converged"]) == (1500, False)
+
+
+def test_without_a_precision_nothing_has_converged(score: Any) -> None:
+    (result,) = score(0, num_samples=50)
+    assert (result["num_samples"], result["converged"]) == (50, None)
+
+
+@pytest.mark.parametrize("query", ["refine=-1", "refine=201", "precision=0", "precision=nan", "precision=1001"])
+def test_bad_refinements_and_precisions_are_refused(
+    client: httpx.Client, pngs: list[bytes], problem: Any, query: str
+) -> None:
+    problem(client.post(f"/loglik?{query}", files={"file": pngs[0]}), 422, "bad-parameter")

@@ -56,11 +56,11 @@ async def test_a_score_has_what_the_estimate_has(run_engine: Any) -> None:
 
 
 async def test_a_full_heavy_lane_refuses_no_light_work(run_engine: Any) -> None:
-    async with run_engine(max_rows=4000) as running:
-        scores = [asyncio.create_task(running.score(seed)) for seed in range(2)]
-        await running.until(lambda: running.engine.heavy.rows == 4000)
+    async with run_engine(max_rows=400_000) as running:
+        scores = [asyncio.create_task(running.score(seed, 200_000)) for seed in range(2)]
+        await running.until(lambda: running.batches)
         with pytest.raises(Overloaded) as refusal:
-            await running.score(2)
+            await running.score(2, 200_000)
         assert int(refusal.value.headers["Retry-After"]) >= 1
         assert len(await running.sample(1)) > 0
         await asyncio.gather(*scores)

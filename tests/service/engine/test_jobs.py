@@ -143,7 +143,9 @@ def test_encodings_are_the_librarys(runtime: Runtime, levels: np.ndarray) -> Non
 
 
 def units_of(image: np.ndarray, num_samples: int, seed: int) -> list[Score]:
-    return [Score(image.tobytes(), seed, start, min(512, num_samples - start)) for start in range(0, num_samples, 512)]
+    return [
+        Score(image.tobytes(), b"", seed, start, min(512, num_samples - start)) for start in range(0, num_samples, 512)
+    ]
 
 
 @pytest.mark.parametrize("num_samples", [1, 7, 500, 1234, 3000])
@@ -152,7 +154,7 @@ def test_a_log_likelihood_is_the_librarys_with_the_same_noise(
 ) -> None:
     units = units_of(levels[0], num_samples, 11)
     parts = [compute(runtime, [unit])[0] for unit in units]
-    score = json.loads(compute(runtime, [Combine(tuple(parts))])[0])
+    score = json.loads(compute(runtime, [Combine(tuple(parts), None)])[0])
     dim = runtime.model.noise_dim
     drawn = [numbers(11, IMPORTANCE, u.start).standard_normal((u.count, dim), dtype=np.float32) for u in units]
     with torch.inference_mode():
@@ -178,7 +180,7 @@ def test_log_weights_do_not_depend_on_what_they_are_batched_with(
 
 
 def test_units_of_a_seed_have_noise_of_their_own(runtime: Runtime, levels: np.ndarray) -> None:
-    parts = compute(runtime, [Score(levels[0].tobytes(), 0, start, 64) for start in (0, 512, 1024)])
+    parts = compute(runtime, [Score(levels[0].tobytes(), b"", 0, start, 64) for start in (0, 512, 1024)])
     assert len(set(parts)) == 3
 
 
@@ -186,7 +188,7 @@ def test_where_one_sample_outweighs_all_others_no_error_is_claimed(runtime: Runt
     weights = np.array([0.0, -30.0, -40.0, -35.0], np.float32)
     for log_px, hangs in ((weights, True), (weights / 100, False)):
         part = np.stack([log_px, np.zeros_like(log_px)]).tobytes()
-        score = json.loads(compute(runtime, [Combine((part,))])[0])
+        score = json.loads(compute(runtime, [Combine((part,), None)])[0])
         assert (score["standard_error"] is None) is hangs
         assert ("hangs on a single sample" in score["summary"]) is hangs
 
