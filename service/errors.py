@@ -151,6 +151,7 @@ class ReloadRefused(Problem):
     """The store cannot replace the models that answer, which stay as they were."""
 
     status, slug, title = 409, "reload-refused", "Models not replaced"
+    default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "60"}
 
 
 class ReloadUnderWay(Problem):

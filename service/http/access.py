@@ -29,7 +29,7 @@ class AccessControl:
     """Lets requests through, or refuses them.
 
     keys:          one of them must come in `X-API-Key`, else 401; none lets everyone in
-    admin_keys:    one of them must come to reload the models, else 403; they count as keys as well
+    admin_keys:    one of them must come to reload the models, else 403; where keys are set, they count as keys as well
     limit:         requests of a client; past it, 429. A client is its key, or else its address
     failure_limit: requests of an address without a valid key, where one is needed; past it, 429
 
@@ -74,13 +74,14 @@ class AccessControl:
         client = address = f"address:{client_network(peer_of(scope))}"
         is_admin = path in ADMIN_PATHS
         if self.keys or is_admin:
-            key = _known_key(self.admin_keys if is_admin else self.keys, headers.get(b"x-api-key", b""))
+            given = headers.get(b"x-api-key", b"")
+            key = _known_key(self.admin_keys if is_admin else self.keys, given)
             if key is not None:
                 client = f"key:{key}"
             elif not is_open:
                 await self._count(self.failure_limit, address, "requests without a valid key")
                 await self._count(self.limit, address)
-                if is_admin:
+                if is_admin and (not self.keys or _known_key(self.keys, given)):
                     raise Forbidden("Reloading the models needs one of the keys in VAMP_ADMIN_KEYS, in X-API-Key.")
                 raise Unauthorized("Send one of the service's keys in the header X-API-Key.")
         state["client"] = client

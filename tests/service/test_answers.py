@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-import numpy as np
+import json
+from types import SimpleNamespace
+
 import pytest
 from starlette.requests import Request
 
-from service.http.answers import choose_format, rounded
+from service.http.answers import choose_format, results_json
 
 
 def request(accept: str) -> Request:
@@ -32,5 +34,13 @@ def test_parameters_and_ties(accept: str, format_: str) -> None:
     assert choose_format(request(accept), None) == format_
 
 
-def test_numbers_are_rounded_as_decimals_not_as_floats() -> None:
-    assert rounded(np.array([[0.1, 1 / 3]], dtype=np.float32)) == [[0.1, 0.333333]]
+def test_results_get_the_names_of_their_files() -> None:
+    loaded = SimpleNamespace(card=SimpleNamespace(name="vamp", version="2"))
+    names = ["a.png", '"\\ \n \ud83d\ude00.png'.encode("utf-16", "surrogatepass").decode("utf-16")]
+    body = json.loads(results_json(loaded, names, [b'{"x":1}', b'{"x":2,"y":[3]}'], seed=7))  # type: ignore[arg-type]
+    assert body == {
+        "model": "vamp",
+        "model_version": "2",
+        "seed": 7,
+        "results": [{"file": names[0], "x": 1}, {"file": names[1], "x": 2, "y": [3]}],
+    }

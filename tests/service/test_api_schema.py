@@ -27,6 +27,7 @@ OPERATIONS = [
     ("GET", "/pseudo-inputs/{k}"),
     ("GET", "/models"),
     ("GET", "/models/{name}"),
+    ("POST", "/models/reload"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
     ("GET", "/metrics"),

@@ -8,18 +8,10 @@ from typing import Any
 
 import pytest
 
-from service.cache import (
-    BREAK_SECONDS,
-    ENTRY_BYTES,
-    MAX_STORES,
-    MAX_VALUE_BYTES,
-    Cache,
-    MemoryStore,
-    RedisStore,
-    cache_key,
-    create_cache,
-)
+from service.cache import Cache, cache_key, create_cache
 from service.cache.envelope import Envelope
+from service.cache.memory import ENTRY_BYTES, MemoryStore
+from service.cache.redis_store import BREAK_SECONDS, MAX_STORES, MAX_VALUE_BYTES, RedisStore
 from service.errors import BadImage, NotReady
 from service.metrics import Metrics
 from service.settings import Settings
@@ -90,7 +82,7 @@ def count(metrics: Metrics, outcome: str, backend: str = "redis") -> float:
 
 def test_a_key_says_what_it_is_of() -> None:
     key = cache_key("sample", "f00", b"x", "1")
-    assert key.startswith(f"vampprior:{version('vampprior')}:sample:f00:")
+    assert key.startswith(f"vampprior:{version('vampprior')}:{STREAMS}:sample:f00:")
     assert key == cache_key("sample", "f00", b"x", "1")
 
 

@@ -71,7 +71,7 @@ async def test_a_problem_is_answered_as_itself(problem: type[Problem]) -> None:
     assert body["detail"] == "Do this instead."
     assert body["instance"] == "/fail"
     assert response.headers["x-hint"] == "7"
-    assert ("retry-after" in response.headers) == (problem.status in {429, 503})
+    assert ("retry-after" in response.headers) == (problem.status in {409, 429, 503})
     assert ("www-authenticate" in response.headers) == (problem.status == 401)
 
 
@@ -181,7 +181,7 @@ def test_every_status_is_documented() -> None:
 
     document = app.openapi()
     responses = document["paths"]["/sample"]["post"]["responses"]
-    assert {int(status) for status in responses} - {200} == {problem.status for problem in problems()} - {405}
+    assert {int(status) for status in responses} - {200} == {problem.status for problem in problems()} - {403, 405, 409}
     for status in set(responses) - {"200"}:
         assert set(responses[status]["content"]) == {"application/problem+json"}, status
     assert "Retry-After" in responses["503"]["headers"]

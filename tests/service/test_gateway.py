@@ -414,7 +414,7 @@ async def test_reloading_needs_an_admin_key() -> None:
         return app
 
     async with client_of(app()) as client:
-        assert_is_problem(await client.post("/models/reload"), 403, "forbidden")
+        assert_is_problem(await client.post("/models/reload"), 401, "unauthorized")
         assert_is_problem(await client.post("/models/reload", headers={"X-API-Key": "user"}), 403, "forbidden")
         assert (await client.post("/models/reload", headers={"X-API-Key": "admin"})).json() == "reloaded"
         assert (await client.post("/sample", headers={"X-API-Key": "admin"})).status_code == 200

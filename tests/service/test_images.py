@@ -14,7 +14,6 @@ from PIL import Image, ImageOps
 
 from service.errors import BadImage, Problem, TooLarge, UnsupportedMediaType, WrongSize
 from service.images import (
-    ROWS_AT_ONCE,
     contact_sheet,
     decode_image,
     encode_npy,
@@ -22,6 +21,7 @@ from service.images import (
     fit_to_model,
     sheet_png,
 )
+from service.images.writing import ROWS_AT_ONCE
 
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 SAMPLES = {GRAY: 1, RGB: 3, PALETTE: 1, GRAY_ALPHA: 2, RGB_ALPHA: 4}
