@@ -60,7 +60,7 @@ def schema(serve: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def guarded(serve: Any) -> Iterator[Any]:
-    with serve(api_keys="one,two", key_failure_limit="1000000/minute") as service:
+    with serve(api_keys="one,two", admin_keys="two", key_failure_limit="1000000/minute") as service:
         yield service
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from service.cache import Cache, cache_key, create_cache
 from service.cache.envelope import Envelope
+from service.cache.keys import STREAMS
 from service.cache.memory import ENTRY_BYTES, MemoryStore
 from service.cache.redis_store import BREAK_SECONDS, MAX_STORES, MAX_VALUE_BYTES, RedisStore
 from service.errors import BadImage, NotReady
