@@ -1,11 +1,10 @@
-"""`python -m training`: train recipes, evaluate checkpoints, and list data sets and checkpoints."""
+"""`python -m training`: train recipes, evaluate and calibrate checkpoints, list data sets and checkpoints."""
 
 # ruff: noqa: E402
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +21,10 @@ import typer
 from safetensors import SafetensorError
 
 from hardware import device_name
+from training.calibrate import calibrate, calibrate_by_default
+from training.calibration import validation_images
 from training.callbacks import tensorboard
-from training.checkpoints import find_checkpoint, list_checkpoints
+from training.checkpoints import dataset_of, find_checkpoint, list_checkpoints
 from training.data import DATASETS, Dataset, DatasetError, data_directory, load_dataset
 from training.evaluation import Evaluation, Plan
 from training.machine import default_max_bytes, select_device
@@ -41,11 +42,13 @@ from training.terminal import (
     Store,
     Threads,
     console,
+    interruptible,
     print_table,
     show_scoring,
     show_training,
 )
 from training.trainer import Trainer
+from vampprior.calibration import DEFAULT_NAME
 from vampprior.card import Card, CheckpointError, read_card
 from vampprior.likelihoods import LIKELIHOODS
 
@@ -67,6 +70,9 @@ class Split(StrEnum):
     VALID = "valid"
 
 
+Calibrate = Annotated[
+    bool, typer.Option("--calibrate/--no-calibrate", help="At the end, calibrate the checkpoint; see calibrate.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint if there is one.")]
 
 
@@ -88,6 +94,7 @@ def train(
     log_to_tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log scalars, samples and pseudo-inputs into <run>/tensorboard.")
     ] = False,
+    calibration: Calibrate = True,
     data_dir: DataDir = None,
     runs_dir: RunsDir = Path("runs"),
     store: Store = Path("model_store"),
@@ -103,7 +110,7 @@ def train(
         run.check_new_checkpoint()
     if not resume:
         run.check_new_run()
-    with _interruptible(lambda: "continue with --resume" if run.folder.exists() else "nothing was saved"):
+    with interruptible(lambda: "continue with --resume" if run.folder.exists() else "nothing was saved"):
         machine = select_device(device, threads)
         dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
         with run.locked(), ExitStack() as stack:
@@ -118,6 +125,9 @@ def train(
             callbacks.append(stack.enter_context(show_training(console())))
             run.fit(trainer, callbacks)
             card = run.export(trainer)
+    if calibration:
+        with interruptible(lambda: f"the checkpoint is complete; python -m training calibrate {run.checkpoint}"):
+            calibrate_by_default(run.checkpoint, validation_images(dataset), machine)
     _print_next_steps(run, trainer, card)
 
 
@@ -174,6 +184,7 @@ def evaluate(
     force: Annotated[
         bool, typer.Option("--force", help="Replace metrics of more images or samples in the card.")
     ] = False,
+    calibration: Calibrate = True,
     data_dir: DataDir = None,
     runs_dir: RunsDir = Path("runs"),
     store: Store = Path("model_store"),
@@ -183,10 +194,11 @@ def evaluate(
     """Score images and write the metrics into the card. Ctrl-C stops it; the same command continues.
 
     Metrics in the card that are of more images or samples are kept, and the
-    new ones are only printed, unless --force is given.
+    new ones are only printed, unless --force is given. A checkpoint without a
+    calibration is then calibrated.
     """
     folder = find_checkpoint(checkpoint, store)
-    with _interruptible(lambda: "the same command continues"):
+    with interruptible(lambda: "the same command continues"):
         machine = select_device(device, threads)
         plan = Plan(num_samples, max_images, max_bytes or default_max_bytes(machine), seed, split.value, refine)
         evaluation = Evaluation(folder, plan, runs_dir, machine, data_dir)
@@ -204,6 +216,10 @@ def evaluate(
         print(f"not written: {reason}")
     else:
         evaluation.write(metrics)
+    if calibration and split is Split.TEST and DEFAULT_NAME not in evaluation.card.calibrations:
+        with interruptible(lambda: "not calibrated, but the metrics are complete"):
+            dataset = dataset_of(evaluation.card, data_dir, "valid")
+            calibrate_by_default(folder, validation_images(dataset), machine)
 
 
 @app.command()
@@ -214,7 +230,7 @@ def data(
     """List the data sets and which are available, or download one."""
     directory = data_dir or data_directory()
     if name is not None:
-        with _interruptible(lambda: "complete files are kept"):
+        with interruptible(lambda: "complete files are kept"):
             dataset = load_dataset(name, directory)
         print(f"{directory} has {_sizes(dataset)}")
         return
@@ -243,6 +259,7 @@ def models(store: Store = Path("model_store")) -> None:
         terminal.print(problem, style="red", soft_wrap=True)
 
 
+app.command()(calibrate)
 app.command()(sweep)
 app.command()(table)
 app.add_typer(figures, name="figure")
@@ -271,16 +288,6 @@ def _sizes(dataset: Dataset) -> str:
     sides = "x".join(str(side) for side in dataset.image_shape)
     numbers = " / ".join(str(len(images)) for images in (dataset.train, dataset.valid, dataset.test))
     return f"{dataset.name}, {numbers} {dataset.kind} images of {sides}"
-
-
-@contextmanager
-def _interruptible(hint: Callable[[], str]) -> Iterator[None]:
-    """Answer Ctrl-C with exit code 130 and one line that says what to do next."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"interrupted: {hint()}", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def main(arguments: list[str] | None = None) -> None:

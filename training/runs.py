@@ -25,6 +25,7 @@ from vampprior.checkpoint import load_checkpoint, save_checkpoint
 __all__ = ["CURVES_FILE", "Run"]
 
 CURVES_FILE = "curves.png"
+CALIBRATION_FILES = ("calibration.safetensors", "calibration-*.safetensors")
 LONGER = "a larger training.max_epochs or training.patience"
 
 
@@ -173,6 +174,8 @@ class Run:
             training=trainer.summary() | ({"overrides": list(self.overrides)} if self.overrides else {}),
         )
         card = save_checkpoint(self.checkpoint, trainer.best_model(), card)
-        (self.checkpoint / HISTOGRAM_FILE).unlink(missing_ok=True)  # of the replaced weights
+        for old in (HISTOGRAM_FILE, *CALIBRATION_FILES):  # of the replaced weights
+            for path in self.checkpoint.glob(old):
+                path.unlink()
         shutil.copyfile(self.folder / CURVES_FILE, self.checkpoint / CURVES_FILE)
         return card

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +29,9 @@ __all__ = [
     "Store",
     "Threads",
     "console",
+    "interruptible",
     "print_table",
+    "show_draws",
     "show_scoring",
     "show_training",
 ]
@@ -105,6 +107,16 @@ def _least(word: str) -> int:
 
 
 @contextmanager
+def interruptible(hint: Callable[[], str]) -> Iterator[None]:
+    """Answer Ctrl-C with exit code 130 and one line that says what to do next."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted: {hint()}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
 def show_training(console: Console) -> Iterator[Callback]:
     """A callback that shows every epoch: in a live table on a terminal, in a line elsewhere."""
     if not console.is_terminal:
@@ -176,3 +188,29 @@ class _PlainScores:
         seconds = (now - self._started) * (self._total - done) / max(1, done - self._done_before)
         left = timedelta(seconds=round(seconds))
         print(f"scored {done}/{self._total} images  mean {mean:.2f} nats  time left {left}", flush=True)
+
+
+@contextmanager
+def show_draws(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    """A function that shows the progress of a calibration; it takes the number of draws that were added."""
+    if not console.is_terminal:
+        yield _PlainDraws(total)
+        return
+    columns = TextColumn("calibrating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("calibrating", total=total)
+        yield lambda added: progress.advance(task, added)
+
+
+class _PlainDraws:
+    """Prints a line every 30 seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._printed = total, 0, time.monotonic()
+
+    def __call__(self, added: int) -> None:
+        self._done += added
+        now = time.monotonic()
+        if now - self._printed >= PLAIN_SECONDS:
+            self._printed = now
+            print(f"calibrating: {self._done}/{self._total} draws", flush=True)

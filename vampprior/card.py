@@ -4,6 +4,8 @@ Does not import torch, so that a server can read cards without it.
 
 <store>/<name>/<version>/card.json
 <store>/<name>/<version>/scores.safetensors   scores of each test image, if the checkpoint was evaluated
+
+Calibrations lie beside them, see `vampprior.calibration`.
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ class Card:
             without scores.
         weights_sha256: Hash of `model.safetensors`, filled in by `save_checkpoint`.
         scores_sha256: Hash of `scores.safetensors`, filled in by `write_card`; empty if there is no such file.
+        calibrations: Hash of each calibration beside the card by its name, filled in by `write_calibration`.
         scores: The scores, if they lie beside the card. They are no part of `card.json`.
 
     Raises:
@@ -102,6 +105,7 @@ class Card:
     log_likelihood_quantiles: Mapping[str, list[float]] = field(default_factory=dict)
     weights_sha256: str = ""
     scores_sha256: str = ""
+    calibrations: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     scores: Scores | None = field(default=None, compare=False, repr=False)
 
@@ -110,9 +114,12 @@ class Card:
             value = getattr(self, key)
             if not isinstance(value, str) or not re.fullmatch(CHECKPOINT_NAME, value):
                 raise CardError(f"{key} {value!r} must be lower-case letters, digits, '.', '_' and '-'")
-        for key in ("dataset", "training", "metrics", "log_likelihood_quantiles"):
+        for key in ("dataset", "training", "metrics", "log_likelihood_quantiles", "calibrations"):
             if not isinstance(getattr(self, key), Mapping):
                 raise CardError(f"{key} must be an object")
+        for name, digest in self.calibrations.items():
+            if not re.fullmatch(CHECKPOINT_NAME, name) or not isinstance(digest, str):
+                raise CardError(f"calibrations must give a sha256 per name, not {digest!r} for {name!r}")
         if self.log_likelihood_quantiles:
             _check_quantiles(self.log_likelihood_quantiles)
 
@@ -161,6 +168,8 @@ class Card:
         """Plain values that `from_dict` takes back, without the scores."""
         values = asdict(replace(self, scores=None)) | {"model": self.model.to_dict()}
         del values["scores"]
+        if not self.calibrations:  # so that older programs still read the card
+            del values["calibrations"]
         return values
 
 

@@ -22,6 +22,7 @@ from training.__main__ import app
 from training.data import Dataset
 from training.recipe import Recipe, find_recipe
 from training.runs import Run
+from vampprior.calibration import read_calibrations
 from vampprior.card import read_card
 from vampprior.checkpoint import load_checkpoint
 
@@ -36,7 +37,9 @@ def test_from_a_recipe_to_an_evaluated_checkpoint(command: Command, recipe_file:
     epochs = [line.split()[1] for line in trained.out.splitlines() if line.startswith("epoch")]
     assert epochs == ["1/4", "2/4", "3/4", "4/4"]
     assert f"python -m training evaluate tiny@1 --store {tmp_path / 'store'}" in trained.out
-    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "curves.png", "model.safetensors"]
+    files = ["calibration.safetensors", "card.json", "curves.png", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == files
+    assert list(read_calibrations(folder, read_card(folder))) == ["default"]
     evaluated = command("evaluate", "tiny", "--num-samples", 10, "--max-images", 20)
     assert evaluated.code == 0
     assert "scored 20/20 images" in evaluated.out

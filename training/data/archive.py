@@ -143,7 +143,7 @@ class Archive:
             raise DatasetError(f"{error}; delete it, and `python -m training data {self.name}` {remedy}") from error
         images = self.prepare(arrays)
         splits = {split: images[split][:, None] for split in SPLITS}
-        return Dataset.of(self.name, splits, self.levels, self.dynamic)
+        return Dataset.of(self.name, splits, self.levels, self.dynamic).with_labels(arrays)
 
     def _verify(self, arrays: Mapping[str, Pixels], source: str) -> None:
         for name, stored in self.arrays.items():

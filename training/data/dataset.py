@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Dataset:
     levels:  the greatest pixel value: 1 for binary images, 255 for gray ones
     dynamic: True if the training images are gray levels that are binarized anew at every visit: a pixel is 1 with
              probability level / 255 (Salakhutdinov & Murray, 2008). The other splits are binary.
+    labels:  labels by split, int32 of shape (N,), for the splits that have any; only maps of the latents show them
     """
 
     name: str
@@ -49,11 +50,22 @@ class Dataset:
     test: Pixels
     levels: int
     dynamic: bool = False
+    labels: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, splits: Mapping[str, Pixels], levels: int, dynamic: bool = False) -> Dataset:
         """A data set from its images by split."""
         return cls(name, splits["train"], splits["valid"], splits["test"], levels, dynamic)
+
+    def with_labels(self, arrays: Mapping[str, NDArray[Any]]) -> Dataset:
+        """The data set with the arrays `train_labels`, `valid_labels` and `test_labels`, as far as they fit it."""
+        found = {split: arrays.get(f"{split}_labels") for split in SPLITS}
+        labels = {
+            split: column.astype(np.int32)
+            for split, column in found.items()
+            if column is not None and column.dtype.kind in "iu" and column.shape == (len(getattr(self, split)),)
+        }
+        return replace(self, labels=labels)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -34,8 +34,11 @@ class Digits:
         """The split digits."""
         from sklearn.datasets import load_digits
 
-        images = load_digits().images.astype(np.uint8)[:, None]
-        return Dataset.of(self.name, shuffled_splits(images, num_valid=250, num_test=250), levels=16).thresholded()
+        digits = load_digits()
+        images = digits.images.astype(np.uint8)[:, None]
+        labels = shuffled_splits(digits.target, num_valid=250, num_test=250)
+        dataset = Dataset.of(self.name, shuffled_splits(images, num_valid=250, num_test=250), levels=16).thresholded()
+        return dataset.with_labels({f"{split}_labels": column for split, column in labels.items()})
 
 
 DIGITS = Digits()

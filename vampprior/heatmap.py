@@ -1,0 +1,113 @@
+"""Prototypes that explain an image, and heat maps of where the image differs from them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vampprior.distributions import Mixture
+from vampprior.latent_model import LatentModel
+from vampprior.likelihoods import Likelihood
+
+__all__ = ["Explanation", "Prototypes"]
+
+TEMPERING = 23.5
+"""Factor of the log-probability per pixel in the weights of the prototypes: 0.03 for an image of 28x28."""
+WINDOW = 3
+"""Side of the square over which heat maps are averaged, in pixels."""
+LOG_SCALE = -3.0
+"""Log-scale of the logistic distribution around the pixels of a gray pseudo-input."""
+
+
+class Explanation(NamedTuple):
+    """A prototype that explains an image.
+
+    Args:
+        component: Index of the component of the prior.
+        log_prob: Log-probability of the image given the prototype, in nats.
+    """
+
+    component: int
+    log_prob: float
+
+
+class Prototypes(NamedTuple):
+    r"""One image for each component of the prior, decoded from the component's mean.
+
+    The pixels of autoregressive models have no means; there the pseudo-inputs themselves are the prototypes.
+
+    Args:
+        images: The prototypes, values in [0, 1], shape $(K, C, H, W)$.
+        params: Parameters of the pixels' distribution given each prototype, shape $(K, outputs * D)$.
+        likelihood: The model's likelihood.
+
+    Example:
+        >>> from vampprior import ModelConfig, build_model
+        >>> model = build_model(ModelConfig(image_shape=(1, 8, 8), num_components=5)).eval()
+        >>> prototypes, x = Prototypes.of(model), torch.zeros(2, 1, 8, 8)
+        >>> prototypes.heat_map(x).shape, prototypes.contrast(x).shape
+        (torch.Size([2, 8, 8]), torch.Size([2, 1, 8, 8]))
+        >>> [len(best) for best in prototypes.explain(x)]
+        [3, 3]
+    """
+
+    images: Tensor
+    params: Tensor
+    likelihood: Likelihood
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, model: LatentModel, mixture: Mixture | None = None) -> Prototypes:
+        """The prototypes of a model; `mixture` is the prior from `model.prior_mixture()`, computed if None.
+
+        Raises:
+            ValueError: If the model is autoregressive and its prior has no pseudo-inputs.
+        """
+        if not model.autoregressive:
+            components = (model.prior_mixture() if mixture is None else mixture).components
+            noise = components.mean.new_zeros(len(components.mean), model.noise_dim)
+            params = model.decode(model.ancestral_sample(components, noise))
+            images = model.likelihood.mean(params).reshape(-1, *model.config.image_shape)
+            return cls(images, params, model.likelihood)
+        inputs = model.prior.pseudo_inputs
+        if inputs is None:
+            raise ValueError("an autoregressive model whose prior has no pseudo-inputs has no prototypes")
+        logits = torch.logit(inputs.flatten(1).clamp(0.02, 0.98))
+        scales = [torch.full_like(logits, LOG_SCALE)] * (model.likelihood.outputs - 1)
+        return cls(inputs, torch.cat([logits, *scales], dim=1), model.likelihood)
+
+    @torch.inference_mode()
+    def log_probs(self, x: Tensor) -> Tensor:
+        r"""$\log p(x \mid k)$ of images given each prototype in nats, $(N, C, H, W)$ to $(N, K)$."""
+        # image by image, since all at once would need N K D numbers
+        rows = [self.likelihood.log_prob(image.expand(len(self.params), -1, -1, -1), self.params) for image in x]
+        return torch.stack(rows) if rows else x.new_empty(0, len(self.params))
+
+    def explain(self, x: Tensor, count: int = 3) -> list[list[Explanation]]:
+        """The prototypes that explain each image best, best first, at most `count` of them."""
+        best = self.log_probs(x).topk(min(count, len(self.params)), dim=1)
+        return [
+            [Explanation(component, log_prob) for log_prob, component in zip(*pair, strict=True)]
+            for pair in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    @torch.inference_mode()
+    def contrast(self, x: Tensor) -> Tensor:
+        r"""What the closest prototypes show, $(N, C, H, W)$ in [0, 1].
+
+        The mean of the prototypes with weights $\mathrm{softmax}_k(t \log p(x \mid k))$, $t = 23.5 / D$.
+        """
+        weights = torch.softmax(self.log_probs(x) * (TEMPERING / self.images[0].numel()), dim=1)
+        return torch.einsum("nk,kchw->nchw", weights, self.images)
+
+    @torch.inference_mode()
+    def heat_map(self, x: Tensor) -> Tensor:
+        r"""Where images differ from their closest prototypes, $(N, C, H, W)$ to $(N, H, W)$ in [0, 1].
+
+        The absolute difference from `contrast`, averaged over channels and over squares of 3x3 pixels.
+        """
+        difference = (x - self.contrast(x)).abs().mean(1, keepdim=True)
+        return F.avg_pool2d(difference, WINDOW, 1, WINDOW // 2, count_include_pad=False).squeeze(1)
