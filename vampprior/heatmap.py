@@ -16,8 +16,8 @@ __all__ = ["Explanation", "Prototypes"]
 
 TEMPERING = 23.5
 """Factor of the log-probability per pixel in the weights of the prototypes: 0.03 for an image of 28x28."""
-WINDOW = 3
-"""Side of the square over which heat maps are averaged, in pixels."""
+SMOOTHING = (0.25, 0.5, 0.25)
+"""Weights of a pixel and its two neighbours, along each axis, in heat maps."""
 LOG_SCALE = -3.0
 """Log-scale of the logistic distribution around the pixels of a gray pseudo-input."""
 
@@ -107,7 +107,9 @@ class Prototypes(NamedTuple):
     def heat_map(self, x: Tensor) -> Tensor:
         r"""Where images differ from their closest prototypes, $(N, C, H, W)$ to $(N, H, W)$ in [0, 1].
 
-        The absolute difference from `contrast`, averaged over channels and over squares of 3x3 pixels.
+        The absolute difference from `contrast`, averaged over channels and smoothed over 3x3 pixels.
         """
         difference = (x - self.contrast(x)).abs().mean(1, keepdim=True)
-        return F.avg_pool2d(difference, WINDOW, 1, WINDOW // 2, count_include_pad=False).squeeze(1)
+        weights = difference.new_tensor(SMOOTHING)
+        kernel = (weights[:, None] * weights)[None, None]
+        return F.conv2d(F.pad(difference, (1, 1, 1, 1), mode="replicate"), kernel).squeeze(1)
