@@ -1,4 +1,4 @@
-"""The Python of the README and of the guide to extending the library runs as it is printed."""
+"""The Python of the README and of the guides runs as it is printed."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ def test_the_readmes_example_of_the_library_runs() -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("static_mnist-hvae-vampprior ")
     assert re.search(r"tensor\(\[-\d+\.\d+.*\) \['(good|low)'", ended.stdout)
+
+
+def test_the_example_of_novelty_runs() -> None:
+    (program,) = python_of("docs/novelty.md")
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("True 0.004\nThis image is new to the model: ")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Decisions whether images are new to a model, from statistics of the images. Does not import torch.
 
-The score of an image is the larger of two statistics, each on a scale where 0 is the median of known images and 1 their
-95th percentile:
+The score of an image is a smooth maximum of two statistics, each on a scale where 0 is the median of known images and 1
+their 95th percentile:
 
 - the surprise, the nats by which its ELBO is lower than is usual for an image as complex, where complexity is the total
   variation of the pixels;
@@ -131,8 +131,14 @@ class Coefficients(NamedTuple):
         }
 
     def score(self, statistics: Statistics) -> Floats:
-        """The novelty score, the larger of the standardized parts, shape $(N)$; higher is more unusual."""
-        return np.maximum(*self.standardized(statistics).values())
+        r"""The novelty score of each image, shape $(N)$; higher is more unusual.
+
+        It is the smooth maximum $\frac{1}{2} \log(e^{2a} + e^{2b})$ of the two standardized parts: it is close to the
+        larger one, and higher by at most $\frac{1}{2} \log 2$ if both are equal.
+        """
+        surprise, kl = self.standardized(statistics).values()
+        smooth: Floats = 0.5 * np.logaddexp(2.0 * surprise, 2.0 * kl)
+        return smooth
 
 
 def fit_coefficients(statistics: Statistics) -> Coefficients:
@@ -245,7 +251,7 @@ class Decision:
     """Whether an image is new to the model, and what speaks for it.
 
     Args:
-        score: The novelty score; higher is more unusual, and 1 is the 95th percentile of the larger part.
+        score: The novelty score; higher is more unusual.
         p_value: Conformal p-value of the score.
         novel: True if the image is decided to be new.
         false_alarm_rate: Share of known images that are called new; None if the decision is by `fdr`.
@@ -273,7 +279,7 @@ def describe(decision: Decision, coefficients: Coefficients, parts: Mapping[str,
         num_calibration: Number of calibration images.
     """
     count = round(decision.p_value * (num_calibration + 1)) - 1
-    verdict = "This image is new to the model" if decision.novel else "This image is like those that the model knows"
+    verdict = "This image is new to the model" if decision.novel else "There is no clear sign that this image is new"
     how_many = f"{count:,} of {num_calibration:,} calibration images" if count else "none of the calibration images"
     look = "looks" if count == 1 else "look"
     return (
@@ -282,11 +288,11 @@ def describe(decision: Decision, coefficients: Coefficients, parts: Mapping[str,
 
 
 def _rule(decision: Decision) -> str:
-    p_value = f"p = {decision.p_value:.2g}"
+    p_value = f"p = {decision.p_value:.3g}"
     if decision.fdr is not None:
         return f"{p_value}, decided at a false discovery rate of {decision.fdr:g}"
     relation = "at most" if decision.novel else "more than"
-    return f"{p_value}, {relation} the false-alarm rate of {decision.false_alarm_rate:.2g}"
+    return f"{p_value}, {relation} the false-alarm rate of {decision.false_alarm_rate:.3g}"
 
 
 def _reason(decision: Decision, coefficients: Coefficients, parts: Mapping[str, float]) -> str:

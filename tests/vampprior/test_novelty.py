@@ -91,18 +91,26 @@ def test_a_false_discovery_rate_must_be_a_share(fdr: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("elbo", "total_variation", "kl", "surprise", "score"),
+    ("elbo", "total_variation", "kl", "surprise", "parts"),
     [
-        (-40.0, 10.0, 6.0, 10.0, 2.25),  # predicted: -10 - 2 * 10 = -30; (10 - 1) / 4
-        (-40.0, 10.0, 12.0, 10.0, 3.0),  # the KL is the larger part: (12 - 6) / 2
-        (-20.0, 0.0, 6.0, 0.0, 0.0),  # the total variation is clipped to 5
-        (-60.0, 99.0, 0.0, 10.0, 2.25),  # the total variation is clipped to 20
+        (-40.0, 10.0, 6.0, 10.0, (2.25, 0.0)),  # predicted: -10 - 2 * 10 = -30; (10 - 1) / 4; (6 - 6) / 2
+        (-40.0, 10.0, 12.0, 10.0, (2.25, 3.0)),
+        (-19.0, 0.0, 4.0, -1.0, (-0.5, -1.0)),  # the total variation is clipped to 5
+        (-60.0, 99.0, 0.0, 10.0, (2.25, -3.0)),  # the total variation is clipped to 20
     ],
 )
-def test_a_score_by_hand(elbo: float, total_variation: float, kl: float, surprise: float, score: float) -> None:
+def test_a_score_by_hand(
+    elbo: float, total_variation: float, kl: float, surprise: float, parts: tuple[float, float]
+) -> None:
     statistics = one_image(elbo, total_variation, kl)
     assert LINE.surprise(statistics).tolist() == [surprise]
-    assert LINE.score(statistics).tolist() == [score]
+    assert [part.item() for part in LINE.standardized(statistics).values()] == list(parts)
+    score = 0.5 * np.log(np.exp(2 * parts[0]) + np.exp(2 * parts[1]))
+    assert LINE.score(statistics)[0] == pytest.approx(score)
+
+
+def test_the_score_of_a_very_unusual_image_is_finite() -> None:
+    assert LINE.score(one_image(-1e6, 10.0, 1e6))[0] == pytest.approx(5e5, rel=1e-3)
 
 
 def test_coefficients_are_the_line_of_least_squares_and_robust_scales() -> None:
@@ -249,7 +257,7 @@ def test_a_sentence_says_what_was_decided_and_why() -> None:
             ),
         )
     )
-    assert usual.startswith("This image is like those that the model knows: ")
+    assert usual.startswith("There is no clear sign that this image is new: ")
     assert "more than the false-alarm rate of 0.01)." in usual
     assert "none of the calibration images look at least as unusual (p = 0.001, at most" in new
     assert "mainly because its latent code has a KL of 10" in new
