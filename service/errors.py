@@ -7,6 +7,7 @@ Problem
  +- NotFound                404  no such path
  |   +- ModelNotFound            no such model or version
  |   +- PseudoInputNotFound      no such pseudo-input
+ |   +- CalibrationNotFound      no such calibration
  +- MethodNotAllowed        405  the path has other methods
  +- HeadTimeout             408  the request's head did not come in time
  +- ReloadRefused           409  the models stay as they were
@@ -33,6 +34,7 @@ __all__ = [
     "BadImage",
     "BadParameter",
     "BadRequest",
+    "CalibrationNotFound",
     "DeadlineExceeded",
     "Forbidden",
     "HeadTimeout",
@@ -133,6 +135,12 @@ class PseudoInputNotFound(NotFound):
     """The model has no pseudo-input of this number."""
 
     slug, title = "pseudo-input-not-found", "No such pseudo-input"
+
+
+class CalibrationNotFound(NotFound):
+    """The model has no calibration of this name."""
+
+    slug, title = "calibration-not-found", "No such calibration"
 
 
 class MethodNotAllowed(Problem):

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from service.engine.protocol import (
     REFINEMENT_DRAWS,
     Combine,
+    Decide,
     Decode,
     Draw,
     Encode,
     Gallery,
     Layout,
+    Locate,
+    Measure,
     Payload,
     Reconstruct,
     Refine,
@@ -65,7 +68,7 @@ class EngineModel:
     ) -> None:
         self.engine, self.reference = engine, reference
         self._num_pixels, self._max_rows = num_pixels, max_rows
-        self._autoregressive, self._has_pseudo_inputs = autoregressive, has_pseudo_inputs
+        self.autoregressive, self._has_pseudo_inputs = autoregressive, has_pseudo_inputs
 
     async def sample(
         self,
@@ -153,15 +156,48 @@ class EngineModel:
                     for first in range(start, stop, UNIT_SAMPLES)
                 ),
             )
-            body = await self._last(request, Combine(parts, precision))
+            body = await self._last(request, Combine(parts, precision, bool(refine)))
             if stop == num_samples or msgspec.json.decode(body, type=_Progress).converged:
                 return body
+
+    async def decide(
+        self,
+        levels: Sequence[bytes],
+        *,
+        calibration: str,
+        false_alarm_rate: float | None,
+        fdr: float | None,
+        num_samples: int,
+        seed: int,
+        client: str,
+    ) -> list[bytes]:
+        """Whether each image is new, as JSON objects."""
+        rows = len(levels) * num_samples
+        lane = self.engine.heavy if rows > self._max_rows else self.engine.light
+        with lane.admit(client, rows) as request:
+            parts = (levels[start : start + UNIT_IMAGES] for start in range(0, len(levels), UNIT_IMAGES))
+            units = (Measure(b"".join(part), len(part), num_samples, seed) for part in parts)
+            measured = await self._all(request, units)
+            return (await self._last(request, Decide(measured, calibration, false_alarm_rate, fdr))).split(b"\n")
+
+    async def locate(
+        self,
+        levels: Sequence[bytes],
+        *,
+        view: Literal["overlay", "heat", "prototypes"],
+        layout: Layout,
+        client: str,
+    ) -> bytes:
+        """Where images differ from their closest prototypes, as a body."""
+        n = len(levels)
+        with self._lane(n, layout).admit(client, n) as request:
+            return await self._one(request, Locate(b"".join(levels), n, view, layout))
 
     def _lane(self, n: int, layout: Layout) -> Lane:
         """The lane of an answer of `n` images."""
         scale = layout.scale**2 if layout.format == "png" else 1
         large = n > self._max_rows or n * self._num_pixels * scale > MAX_LIGHT_PIXELS
-        return self.engine.heavy if large or self._autoregressive else self.engine.light
+        return self.engine.heavy if large or self.autoregressive else self.engine.light
 
     async def _all(self, request: Request, payloads: Iterable[Payload]) -> tuple[bytes, ...]:
         """Results of payloads, in their order."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -16,11 +16,14 @@ from torch import Tensor
 
 from service.engine.protocol import (
     Combine,
+    Decide,
     Decode,
     Draw,
     Encode,
     Gallery,
     Layout,
+    Locate,
+    Measure,
     Payload,
     Reconstruct,
     Refine,
@@ -28,11 +31,15 @@ from service.engine.protocol import (
     Score,
 )
 from service.images import render
+from vampprior.calibration import DEFAULT_NAME, Calibration, log_likelihood_percentile
 from vampprior.card import Card
 from vampprior.distributions import Mixture
+from vampprior.heatmap import Prototypes
 from vampprior.importance import LogLikelihood, chunk_rows
 from vampprior.latent_model import LatentModel
+from vampprior.novelty import Decision, Statistics
 from vampprior.refinement import DRAWS, Proposal, fit_proposal
+from vampprior.statistics import image_statistics
 
 __all__ = ["BLOCK_ROWS", "Runtime", "compute"]
 
@@ -43,7 +50,7 @@ MAX_ROWS, MAX_BYTES = 512, 1 << 21
 """Rows that go through the networks at once on a CPU, and the memory of their largest tensor: more is no faster."""
 GPU_ROWS, GPU_BYTES = 1 << 15, 1 << 28
 """The same on a GPU."""
-LATENTS, PIXELS, COMPONENTS, IMPORTANCE, REFINEMENT = range(5)
+LATENTS, PIXELS, COMPONENTS, IMPORTANCE, REFINEMENT, NOVELTY = range(6)
 """Streams of random numbers of a seed."""
 MIN_EFFECTIVE = 2.0
 """Effective samples below which an estimate hangs on a single one, and its error cannot be told."""
@@ -61,6 +68,7 @@ class Runtime:
     model: LatentModel
     mixture: Mixture
     device: torch.device
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -77,6 +85,14 @@ class Runtime:
     def weights(self) -> Array:
         """Weights of the prior's components, (K,), which sum to 1."""
         return self.mixture.log_weights.exp().cpu().numpy().astype(np.float32)
+
+    @cached_property
+    def prototypes(self) -> Prototypes | None:
+        """An image for each component of the prior; None if there is no way to have them."""
+        try:
+            return Prototypes.of(self.model, self.mixture)
+        except ValueError:
+            return None
 
     @cached_property
     def edges(self) -> NDArray[np.float64]:
@@ -276,6 +292,113 @@ def _score(runtime: Runtime, payloads: Sequence[Score]) -> list[bytes]:
     return [part.tobytes() for part in torch.stack([log_px, kl], 1).cpu().numpy()]
 
 
+def _measure(runtime: Runtime, payloads: Sequence[Measure]) -> list[bytes]:
+    return [_measured(runtime, payload) for payload in payloads]
+
+
+def _measured(runtime: Runtime, payload: Measure) -> bytes:
+    x = runtime.model.likelihood.from_bytes(runtime.tensor(_levels(runtime, payload.levels)))
+    shape = (payload.num_samples, runtime.model.noise_dim)
+    noise = stream(payload.seed, NOVELTY).standard_normal(shape, dtype=np.float32)  # the same for every image
+    statistics = image_statistics(
+        runtime.model,
+        x,
+        num_samples=payload.num_samples,
+        noise=runtime.tensor(noise).expand(len(x), -1, -1),
+        mixture=runtime.mixture,
+        max_bytes=MAX_BYTES,
+    )
+    columns = {item.name: getattr(statistics, item.name) for item in fields(statistics) if item.name != "kl"}
+    prototypes = runtime.prototypes.explain(x) if runtime.prototypes is not None else [[] for _ in x]
+    return msgspec.msgpack.encode(
+        _Measured(
+            columns={name: column.tolist() for name, column in columns.items()},
+            kl={layer: column.tolist() for layer, column in statistics.kl.items()},
+            prototypes=[[(item.component, item.log_prob) for item in explanation] for explanation in prototypes],
+        )
+    )
+
+
+def _decide(runtime: Runtime, payloads: Sequence[Decide]) -> list[bytes]:
+    return [_decisions(runtime, payload) for payload in payloads]
+
+
+def _decisions(runtime: Runtime, payload: Decide) -> bytes:
+    """A line for each image: a `NovelImage` without its name, as JSON."""
+    parts = [msgspec.msgpack.decode(part, type=_Measured) for part in payload.parts]
+    statistics = Statistics.concatenate(
+        [
+            Statistics(
+                **{name: np.array(column) for name, column in part.columns.items()},
+                kl={layer: np.array(column) for layer, column in part.kl.items()},
+            )
+            for part in parts
+        ]
+    )
+    decided = runtime.calibrations[payload.calibration].decide(
+        statistics, false_alarm_rate=payload.false_alarm_rate, fdr=payload.fdr
+    )
+    prototypes = [explanation for part in parts for explanation in part.prototypes]
+    return b"\n".join(map(_decision_json, decided, prototypes))
+
+
+def _decision_json(decision: Decision, prototypes: Sequence[tuple[int, float]]) -> bytes:
+    return msgspec.json.encode(
+        {
+            "novel": decision.novel,
+            "p_value": round(decision.p_value, 6),
+            "score": round(decision.score, 4),
+            "statistics": {
+                name: {"value": round(statistic.value, 4), "p_value": round(statistic.p_value, 6)}
+                for name, statistic in decision.statistics.items()
+            },
+            "prototypes": [{"index": index, "log_prob": round(log_prob, 3)} for index, log_prob in prototypes],
+            "summary": decision.sentence,
+        }
+    )
+
+
+def _locate(runtime: Runtime, payloads: Sequence[Locate]) -> list[bytes]:
+    return [_located(runtime, payload) for payload in payloads]
+
+
+def _located(runtime: Runtime, payload: Locate) -> bytes:
+    if runtime.prototypes is None:
+        raise ValueError("the model has no prototypes")
+    x = runtime.model.likelihood.from_bytes(runtime.tensor(_levels(runtime, payload.levels)))
+    layout = payload.layout
+    if payload.view == "prototypes":
+        images = runtime.prototypes.contrast(x).cpu().numpy()
+    else:
+        images = runtime.prototypes.heat_map(x).clamp(0, 1).cpu().numpy()[:, None]
+    if layout.format == "png" and payload.view == "overlay":
+        images = _overlay(x.cpu().numpy(), images)
+    if layout.format != "json":
+        return render(images, layout.format, columns=layout.columns, scale=layout.scale)
+    names = {"model": runtime.card.name, "model_version": runtime.card.version}
+    content = {"seed": None, "shape": list(images.shape), "images": _decimals(images).tolist()}
+    return msgspec.json.encode(names | content)
+
+
+def _overlay(images: Array, heat: Array) -> Array:
+    """Images in gray or colours, (N, C, H, W), with the heat map, (N, 1, H, W), in red over them: (N, 3, H, W)."""
+    ground = 0.8 * np.broadcast_to(images, (len(images), 3, *images.shape[2:]))
+    red = np.array([1.0, 0.15, 0.1], np.float32)[:, None, None]
+    return ((1 - heat) * ground + heat * red).astype(np.float32)
+
+
+def _levels(runtime: Runtime, levels: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(levels, np.uint8).reshape(-1, *runtime.image_shape).copy()
+
+
+class _Measured(msgspec.Struct):
+    """Statistics of images, and for each the prototypes that explain it: component and log-probability."""
+
+    columns: dict[str, list[float]]
+    kl: dict[str, list[float]]
+    prototypes: list[list[tuple[int, float]]]
+
+
 def _combine(runtime: Runtime, payloads: Sequence[Combine]) -> list[bytes]:
     return [_score_json(runtime, payload) for payload in payloads]
 
@@ -288,8 +411,10 @@ def _score_json(runtime: Runtime, payload: Combine) -> bytes:
     value, error, effective = (
         number.item() for number in (score.value, score.standard_error, score.effective_sample_size)
     )
-    percentile = runtime.card.percentile(value)
-    fields = {
+    calibration = runtime.calibrations.get(DEFAULT_NAME)
+    # refined estimates are higher, so they are not compared with plain ones
+    percentile = None if payload.refined else log_likelihood_percentile(runtime.card, calibration, value, len(kl))
+    content = {
         "log_likelihood": round(value, 4),
         "standard_error": round(error, 4) if effective >= MIN_EFFECTIVE and math.isfinite(error) else None,
         "bits_per_dim": round(-value / (runtime.card.model.num_pixels * math.log(2.0)), 5),
@@ -300,9 +425,9 @@ def _score_json(runtime: Runtime, payload: Combine) -> bytes:
         "reliability": score.reliability[0],
         "converged": None if payload.precision is None else _converged(score, payload.precision),
         "percentile": None if percentile is None else round(percentile, 1),
-        "summary": _in_words(percentile) + ("" if effective >= MIN_EFFECTIVE else HANGS_ON_ONE),
+        "summary": _in_words(runtime.card, percentile) + ("" if effective >= MIN_EFFECTIVE else HANGS_ON_ONE),
     }
-    return msgspec.json.encode(fields)
+    return msgspec.json.encode(content)
 
 
 def _converged(score: LogLikelihood, precision: float) -> bool:
@@ -310,14 +435,16 @@ def _converged(score: LogLikelihood, precision: float) -> bool:
     return score.reliability[0] == "good" and score.standard_error.item() <= precision
 
 
-def _in_words(percentile: float | None) -> str:
-    if percentile is None:
+def _in_words(card: Card, percentile: float | None) -> str:
+    if percentile is None and not card.metrics:
         return "This checkpoint was never evaluated, so there is nothing to compare with."
+    if percentile is None:
+        return "Estimates with these settings are not known for held-out images, so there is nothing to compare with."
     if percentile <= 0.0:
-        return "Less likely than every one of the model's test images."
+        return "Less likely than every one of the held-out images."
     if percentile >= 100.0:
-        return "More likely than every one of the model's test images."
-    return f"More likely than {percentile:.0f} % of the model's test images."
+        return "More likely than every one of the held-out images."
+    return f"More likely than {percentile:.0f} % of the held-out images."
 
 
 def _render(runtime: Runtime, payloads: Sequence[Render]) -> list[bytes]:
@@ -334,6 +461,9 @@ _COMPUTATIONS: dict[type[Payload], Callable[[Runtime, Sequence[Any]], list[bytes
     Decode: _decode,
     Gallery: _gallery,
     Refine: _refine,
+    Measure: _measure,
+    Decide: _decide,
+    Locate: _locate,
     Score: _score,
     Combine: _combine,
     Render: _render,

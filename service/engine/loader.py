@@ -48,6 +48,7 @@ from service.engine.protocol import (
 from service.engine.supervisor import LoaderStart
 from service.engine.worker import work
 from service.logs import configure_logging
+from vampprior.calibration import read_calibrations
 from vampprior.card import CARD_FILE, CheckpointError
 from vampprior.checkpoint import load_checkpoint
 
@@ -125,7 +126,8 @@ def load_runtime(folder: Path, device: torch.device) -> Runtime:
         raise CheckpointError(f"{folder / CARD_FILE} is the card of {card.name}@{card.version}")
     model = model.to(device)
     with torch.no_grad():  # inference tensors could not be used where gradients are computed, by refinements
-        return Runtime(card, model, model.prior_mixture(), device)
+        mixture = model.prior_mixture()
+    return Runtime(card, model, mixture, device, read_calibrations(folder, card))
 
 
 def _describe(reference: str, runtime: Runtime) -> Loaded:
@@ -139,7 +141,7 @@ def _describe(reference: str, runtime: Runtime) -> Loaded:
         Score(levels, b"", 0, 0, WARM_UP_SAMPLES),
     ]
     parts = [compute(runtime, [payload]) for payload in payloads][-1]
-    compute(runtime, [Combine(tuple(parts), None)])
+    compute(runtime, [Combine(tuple(parts), None, False)])
     seconds = max(_seconds(runtime, payloads[0]), _seconds(runtime, payloads[-1]) * UNIT_SAMPLES / WARM_UP_SAMPLES)
     return Loaded(
         reference,
@@ -147,6 +149,7 @@ def _describe(reference: str, runtime: Runtime) -> Loaded:
         runtime.weights.tobytes(),
         runtime.model.prior.pseudo_inputs is not None,
         runtime.model.autoregressive,
+        {name: len(calibration) for name, calibration in runtime.calibrations.items()},
         runtime.max_rows,
         seconds,
     )

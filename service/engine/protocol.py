@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "Combine",
     "Computed",
+    "Decide",
     "Decode",
     "Draw",
     "Encode",
@@ -27,6 +28,8 @@ __all__ = [
     "Loaded",
     "LoaderReady",
     "Loading",
+    "Locate",
+    "Measure",
     "Message",
     "MessageStream",
     "Payload",
@@ -175,14 +178,63 @@ class Score(Message, frozen=True):
         return self.count, bool(self.proposal)
 
 
+class Measure(Message, frozen=True):
+    """Statistics of images, and the prototypes that explain each best, for `Decide`."""
+
+    levels: bytes
+    images: int
+    num_samples: int
+    seed: int
+
+    @property
+    def count(self) -> int:
+        """Draws of the latents."""
+        return self.images * self.num_samples
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Each is computed by itself."""
+        return self.num_samples, self.seed
+
+
+class Decide(Message, frozen=True):
+    """Decisions over all images whose statistics `Measure` gave in parts, as a JSON object in a line each."""
+
+    parts: tuple[bytes, ...]
+    calibration: str
+    false_alarm_rate: float | None
+    fdr: float | None
+    count: ClassVar[int] = 0
+    key: ClassVar[None] = None
+
+
+class Locate(Message, frozen=True):
+    """Where images differ from their closest prototypes, as a body.
+
+    view: `overlay`, the heat map in red over the image; `heat`, the map alone; `prototypes`, what these show there
+    """
+
+    levels: bytes
+    count: int
+    view: Literal["overlay", "heat", "prototypes"]
+    layout: Layout
+
+    @property
+    def key(self) -> None:
+        """Each is computed by itself."""
+        return None
+
+
 class Combine(Message, frozen=True):
     """The log-likelihood from the parts that `Score` gave, in their order, as a JSON object.
 
     precision: standard error, in nats, below which it has converged
+    refined:   whether the proposal was fitted to the image
     """
 
     parts: tuple[bytes, ...]
     precision: float | None
+    refined: bool
     count: ClassVar[int] = 0
     key: ClassVar[None] = None
 
@@ -197,7 +249,7 @@ class Render(Message, frozen=True):
     key: ClassVar[None] = None
 
 
-Payload = Draw | Reconstruct | Encode | Decode | Gallery | Refine | Score | Combine | Render
+Payload = Draw | Reconstruct | Encode | Decode | Gallery | Refine | Measure | Decide | Locate | Score | Combine | Render
 
 
 class Batch(Message, frozen=True):
@@ -235,6 +287,7 @@ class Loaded(Message, frozen=True):
     card:         as JSON
     weights:      component weights of the prior, float32
     has_inputs:   whether the prior has pseudo-inputs
+    calibrations: number of images of each calibration, by name
     max_rows:     rows that go through the networks at once
     unit_seconds: time of a unit of heavy work
     """
@@ -244,6 +297,7 @@ class Loaded(Message, frozen=True):
     weights: bytes
     has_inputs: bool
     autoregressive: bool
+    calibrations: dict[str, int]
     max_rows: int
     unit_seconds: float
 

@@ -93,7 +93,7 @@ def _offer(item: str) -> tuple[str, float]:
         return media_type, 0.0
 
 
-def results_json(loaded: LoadedModel, names: Sequence[str], results: Sequence[bytes], **fields: int) -> bytes:
+def results_json(loaded: LoadedModel, names: Sequence[str], results: Sequence[bytes], **fields: Any) -> bytes:
     """JSON named after the model, with one result for each file: a JSON object that gets the file's name."""
     head = msgspec.json.encode({"model": loaded.card.name, "model_version": loaded.card.version, **fields})
     # the results are JSON already, so the text is put together and not decoded

@@ -17,7 +17,7 @@ from service.http.access import AccessControl
 from service.http.documentation import install_documentation
 from service.http.gateway import Gateway
 from service.http.problems import WebSocketRefusal, install_error_handlers
-from service.http.routes import encode, health, loglik, models, pseudo_inputs, reconstruct, sample
+from service.http.routes import encode, health, loglik, models, novelty, pseudo_inputs, reconstruct, sample
 from service.http.routes.parameters import Service
 from service.http.routes.query import handlers_of
 from service.http.uploads import UploadReader, document_limits
@@ -37,7 +37,7 @@ Every call below can be tried as it stands: unfold it and press *Execute*. PNG, 
 same answer. Errors are `application/problem+json`.
 """
 
-ROUTERS = (sample, reconstruct, loglik, encode, pseudo_inputs, models, health)
+ROUTERS = (sample, reconstruct, loglik, novelty, encode, pseudo_inputs, models, health)
 
 
 class Application(FastAPI):

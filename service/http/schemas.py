@@ -15,6 +15,7 @@ __all__ = [
     "LogLikelihoodAnswer",
     "ModelList",
     "ModelSummary",
+    "NoveltyAnswer",
     "PseudoInputList",
     "ScoredImage",
 ]
@@ -70,13 +71,12 @@ class ScoredImage(BaseModel):
         description="Whether `precision` was reached with a standard error that can be believed; null without one."
     )
     percentile: float | None = Field(
-        description="Per cent of the model's own test images that are less likely, 0 to 100; null if the checkpoint "
-        "was never evaluated. Near 0 marks an image unlike the training data.",
+        description="Per cent of held-out images that are less likely by an estimate with as many samples, 0 to 100; "
+        "null where such estimates are not known. A high one does not mean that the image is like them: a blank image "
+        "may be more likely than every digit. `POST /novelty` answers that question.",
         examples=[68.3],
     )
-    summary: str = Field(
-        description="The score in words.", examples=["More likely than 68 % of the model's test images."]
-    )
+    summary: str = Field(description="The score in words.", examples=["More likely than 68 % of the held-out images."])
 
 
 class LogLikelihoodAnswer(Answered):
@@ -85,6 +85,54 @@ class LogLikelihoodAnswer(Answered):
     seed: int = Field(description="Seed of the importance samples.", examples=[0])
     num_samples: int = Field(description="Importance samples per image.", examples=[5000])
     results: list[ScoredImage]
+
+
+class StatisticOfImage(BaseModel):
+    """A statistic of one image."""
+
+    value: float = Field(description="In nats.")
+    p_value: float = Field(description="Share of calibration images for which it is at least as unusual.")
+
+
+class PrototypeOfImage(BaseModel):
+    """A prior component that explains an image."""
+
+    index: int = Field(description="Number of the pseudo-input (of the component, for other mixtures).", examples=[42])
+    log_prob: float = Field(description="Log-probability of the image given the component's mean, in nats.")
+
+
+class NovelImage(BaseModel):
+    """Whether one image is new to the model."""
+
+    file: str = Field(description="Name of the uploaded file.", examples=["digit.png"])
+    novel: bool = Field(description="Whether it is called new.")
+    p_value: float = Field(
+        description="Share of calibration images that look at least as unusual, at least 1 / (their number + 1). Of "
+        "images like these, at most a share of p have a p-value of p or less.",
+        examples=[0.43],
+    )
+    score: float = Field(
+        description="Novelty score: about 0 for the median of known images and 1 for their 95th percentile.",
+        examples=[0.4],
+    )
+    statistics: dict[str, StatisticOfImage] = Field(
+        description="What the decision rests on: `elbo`, `reconstruction`, `log_likelihood`, `kl` in all and by layer, "
+        "and `surprise`, the nats by which the ELBO is lower than is usual for an image as complex."
+    )
+    prototypes: list[PrototypeOfImage] = Field(description="Components that explain the image best, best first.")
+    summary: str = Field(description="The decision in a sentence.")
+
+
+class NoveltyAnswer(Answered):
+    """Decisions, one per uploaded image, in their order."""
+
+    seed: int = Field(description="Seed of the draws of the latents.", examples=[0])
+    num_samples: int = Field(description="Draws of the latents per image.", examples=[16])
+    calibration: str = Field(description="The known images that were compared with.", examples=["default"])
+    num_calibration: int = Field(description="Their number.", examples=[10000])
+    false_alarm_rate: float | None = Field(description="Share of known images that are called new.", examples=[0.01])
+    fdr: float | None = Field(description="Share of known images among those called new, where that was asked for.")
+    results: list[NovelImage]
 
 
 class Normal(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from service.engine.client import EngineModel
 from service.engine.engine import Engine
 from service.engine.protocol import Loaded
-from service.errors import PseudoInputNotFound
+from service.errors import CalibrationNotFound, PseudoInputNotFound, quoted
 from vampprior.card import Card
 
 __all__ = ["LoadedModel"]
@@ -26,12 +27,14 @@ class LoadedModel:
     engine:            computes with it
     weights:           the prior's component weights, shape (K,), summing to 1
     has_pseudo_inputs: whether the prior's components are pseudo-inputs
+    calibrations:      number of images of each calibration, by name
     """
 
     card: Card
     engine: EngineModel
     weights: NDArray[np.float32]
     has_pseudo_inputs: bool
+    calibrations: Mapping[str, int]
 
     @classmethod
     def of(cls, message: Loaded, engine: Engine) -> LoadedModel:
@@ -45,7 +48,8 @@ class LoadedModel:
             autoregressive=message.autoregressive,
             has_pseudo_inputs=message.has_inputs,
         )
-        return cls(card, client, np.frombuffer(message.weights, np.float32), message.has_inputs)
+        weights = np.frombuffer(message.weights, np.float32)
+        return cls(card, client, weights, message.has_inputs, message.calibrations)
 
     @property
     def reference(self) -> str:
@@ -75,6 +79,16 @@ class LoadedModel:
                 f"{self.reference} has {kind} 0 to {self.num_components - 1}, none numbered {number}"
             )
         return number
+
+    def calibration_size(self, name: str) -> int:
+        """Number of images of a calibration; raises `CalibrationNotFound` if there is none of that name."""
+        if name not in self.calibrations:
+            known = ", ".join(self.calibrations) or "none"
+            raise CalibrationNotFound(
+                f"{self.reference} has no calibration {quoted(name)}; there are: {known}. "
+                f"`python -m training calibrate {self.reference}` makes one"
+            )
+        return self.calibrations[name]
 
     def component_of(self, pseudo_input: int) -> int:
         """The prior component of a pseudo-input; raises `PseudoInputNotFound` if there is none of that number."""

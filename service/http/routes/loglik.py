@@ -14,7 +14,7 @@ from service.engine.protocol import REFINEMENT_DRAWS
 from service.errors import BadParameter, TooLarge
 from service.http.answers import ANSWER_HEADERS, answer, results_json
 from service.http.problems import PROBLEM_RESPONSES
-from service.http.routes.parameters import Seed, UploadQuery, client_of, service_of
+from service.http.routes.parameters import BinarizeQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import LogLikelihoodAnswer
 from service.http.uploads import UPLOAD_BODY
@@ -27,7 +27,7 @@ DEFAULT_REFINEMENT, MOST_FOR_PRECISION = 10, 20_000
 router = APIRouter(route_class=QueryRoute, tags=["images"], responses=PROBLEM_RESPONSES)
 
 
-class LogLikelihoodQuery(UploadQuery):
+class LogLikelihoodQuery(BinarizeQuery):
     """Parameters of `POST /loglik`."""
 
     num_samples: int = Field(
@@ -50,7 +50,6 @@ class LogLikelihoodQuery(UploadQuery):
         description="Draw samples until the standard error is at most so many nats and can be believed "
         "(`reliability`); `converged` says whether that was reached.",
     )
-    seed: Seed = 0
 
 
 @router.post(
@@ -63,7 +62,7 @@ async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]
     """Score images by importance sampling.
 
     Each image's log p(x) is the logarithm of the mean of `num_samples` importance weights p(x, z) / q(z | x), in nats,
-    with its Monte Carlo standard error, and its rank among the model's own test images. An image's score depends on
+    with its Monte Carlo standard error, and its rank among held-out images. An image's score depends on
     the image and the parameters alone.
     """
     service, loaded = service_of(request), query.loaded(request)

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
+import numpy as np
 from fastapi import Request
 from pydantic import Field
 
@@ -19,9 +20,11 @@ from service.metrics import Metrics
 from service.models.loaded import LoadedModel
 from service.models.store import ModelStore
 from service.settings import Settings
+from vampprior.binarization import sample_binary
 
 __all__ = [
     "MAX_SEED",
+    "BinarizeQuery",
     "LayoutQuery",
     "Mode",
     "ModelQuery",
@@ -67,6 +70,9 @@ def refuse_body(request: Request) -> None:
             )
 
 
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="The same seed gives the same answer.")]
+
+
 class ModelQuery(QueryModel):
     """Who answers."""
 
@@ -110,7 +116,26 @@ class UploadQuery(ModelQuery):
         return await service_of(request).uploads.read(request, shape, resize=self.resize, invert=self.invert)
 
 
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="The same seed gives the same answer.")]
+class BinarizeQuery(UploadQuery):
+    """How gray uploads become black and white for a binary model."""
+
+    seed: Seed = 0
+    binarize: Literal["threshold", "sample"] = Field(
+        "threshold",
+        description="`threshold`: a pixel is white from a level of 128; `sample`: white with the probability that its "
+        "level says, drawn with `seed`, as static MNIST was made. A thresholded image is smoother than a sampled one.",
+    )
+
+    async def images(self, request: Request) -> ModelImages:
+        """The uploaded images, with their pixels drawn if wanted; raises a `Problem` for what cannot be used."""
+        images = await super().images(request)
+        if self.binarize == "threshold":
+            return images
+        if self.loaded(request).card.model.likelihood != "bernoulli":
+            raise BadParameter("binarize=sample is for binary models, and this one takes gray levels as they are")
+        drawn = [sample_binary(image[None], self.seed) for image in images.gray]  # whatever images are beside it
+        return ModelImages(images.names, np.concatenate(drawn))
+
 
 Mode = Annotated[
     Literal["mean", "draw"],
