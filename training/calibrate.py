@@ -68,7 +68,7 @@ def calibrate_by_default(folder: Path, images: Images, device: torch.device) -> 
 
 
 def _run(calibrator: Calibrator, images: Images) -> None:
-    total = calibrator.steps(len(images.pixels))
+    total = calibrator.num_draws(len(images.pixels))
     with show_draws(console(), total) as show:
         calibration = calibrator.run(images, show)
     calibrator.write(calibration)

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +68,7 @@ def load_images(card: Card, images: Path | None = None, data_directory: Path | N
     Raises `CheckpointError` if the card does not name its data set, and `DatasetError` if images cannot be loaded, are
     of another size than the model's, or are fewer than 20.
     """
-    validation = partial(dataset_of, card, data_directory, "valid")
-    found = own_images(card, images) if images else validation_images(validation())
+    found = own_images(card, images) if images else validation_images(dataset_of(card, data_directory, "valid"))
     if found.pixels.shape[1:] != card.model.image_shape:
         raise DatasetError(f"the images have shape {found.pixels.shape[1:]}, the model's {card.model.image_shape}")
     found.check()
@@ -116,7 +114,7 @@ class Calibrator:
         with torch.inference_mode():
             self.mixture = self.model.prior_mixture()
 
-    def steps(self, num_images: int) -> int:
+    def num_draws(self, num_images: int) -> int:
         """Number of draws of the latents in all, for a progress bar."""
         return sum(samples * len(self._chosen(samples, num_images)) for samples in self._samples())
 

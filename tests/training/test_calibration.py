@@ -78,13 +78,13 @@ def test_another_seed_gives_another_calibration(checkpoint: Path, few: Images) -
 def test_progress_reaches_its_total(checkpoint: Path, few: Images) -> None:
     calibrator, added = Calibrator(checkpoint, CPU, 50_000, num_samples=4), []
     calibrator.run(few, added.append)
-    assert sum(added) == calibrator.steps(30) == 30 * (1 + 4 + 16 + 100 + 500)
+    assert sum(added) == calibrator.num_draws(30) == 30 * (1 + 4 + 16 + 100 + 500)
     assert len(added) > 10
 
 
 def test_large_tables_are_of_a_thousand_random_images(checkpoint: Path) -> None:
     calibrator = Calibrator(checkpoint, CPU, 1 << 20)
-    assert calibrator.steps(3000) == 3000 * (1 + 16) + 1000 * (100 + 500)
+    assert calibrator.num_draws(3000) == 3000 * (1 + 16) + 1000 * (100 + 500)
 
 
 def test_weights_that_give_no_finite_number_are_refused(checkpoint: Path, few: Images) -> None:
