@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from service.http.server import Server
 from service.images import encode_png
 from service.settings import Settings
 from vampprior import LatentModel, ModelConfig, build_model
+from vampprior.calibration import Calibration, write_calibration
 from vampprior.card import Card
 from vampprior.checkpoint import load_checkpoint, save_checkpoint
+from vampprior.statistics import image_statistics
 
 TINY = {"image_shape": (1, 8, 8), "z1_dim": 4, "z2_dim": 3, "hidden_dim": 16, "num_components": 6}
 QUANTILES = {"probabilities": [0.0, 0.25, 0.5, 0.75, 1.0], "values": [-50.0, -48.0, -47.0, -46.0, -40.0]}
@@ -113,9 +115,30 @@ def save_tiny(store: Path, name: str, version: str, *, seed: int, quantiles: Any
         model = build_model(config)
         for key, tensor in model.prior.named_parameters():
             torch.nn.init.uniform_(tensor, -0.5, 1.5) if key == "free_inputs" else torch.nn.init.normal_(tensor)
-    card = Card(name, version, config, log_likelihood_quantiles=quantiles)
+    metrics = {"num_samples": 500} if quantiles else {}
+    card = Card(name, version, config, metrics=metrics, log_likelihood_quantiles=quantiles)
     save_checkpoint(store / name / version, model, card)
     return store / name / version
+
+
+def calibrate_tiny(folder: Path, name: str = "default", *, count: int = 150, tables: Sequence[int] = ()) -> None:
+    """Calibrate a tiny checkpoint with random images; `tables` are numbers of importance samples."""
+    model, card = load_checkpoint(folder)
+    bits = np.random.default_rng(7).random((count, *card.model.image_shape)) < 0.5
+    statistics = image_statistics(
+        model, torch.from_numpy(bits.astype(np.float32)), generator=torch.Generator().manual_seed(0)
+    )
+    log_likelihoods = dict.fromkeys(tables, statistics.log_likelihood)
+    write_calibration(
+        folder,
+        Calibration.of(statistics, name=name, weights_sha256=card.weights_sha256, log_likelihoods=log_likelihoods),
+    )
+
+
+@pytest.fixture(scope="session")
+def calibrate() -> Callable[..., None]:
+    """Calibrates a tiny checkpoint: `calibrate(folder, name, count=..., tables=...)`."""
+    return calibrate_tiny
 
 
 @pytest.fixture(scope="session")
@@ -126,12 +149,13 @@ def save_model() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models with a VampPrior (three versions), with a standard prior and never evaluated, and of colours with a
-    weighted prior; and a damaged one.
+    """Models with a VampPrior (three versions, the last one calibrated), with a standard prior and never evaluated, and
+    of colours with a weighted prior; and a damaged one.
     """
     store = tmp_path_factory.mktemp("model_store")
     for version in ("1", "2", "10"):
         save_tiny(store, "tiny-vamp", version, seed=int(version))
+    calibrate_tiny(store / "tiny-vamp" / "10")
     save_tiny(store, "tiny-normal", "1", seed=3, quantiles={}, prior="standard", num_components=1)
     colour = {"prior": "weighted_vampprior", "likelihood": "logistic", "image_shape": (3, 8, 8)}
     save_tiny(store, "tiny-colour", "1", seed=4, **colour)

@@ -108,7 +108,7 @@ def test_models_of_the_same_weights_keep_their_names_and_quantiles(
         quantiles = {"probabilities": [0.0, 1.0], "values": [value - 1, value]}
         save_model(tmp_path, "twin", version, seed=1, quantiles=quantiles)
     with serve(model_store=tmp_path, default_model="twin") as service:
-        for path in ("/sample?seed=1&format=json", "/encode?top=1", "/loglik?num_samples=5"):
+        for path in ("/sample?seed=1&format=json", "/encode?top=1", "/loglik?num_samples=500"):
             for version, percentile in (("1", 0), ("2", 100)):
                 files = {"file": pngs[0]} if path.startswith(UPLOADS) else None
                 body = service.client.post(f"{path}&model=twin@{version}", files=files).json()

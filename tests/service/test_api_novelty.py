@@ -12,7 +12,7 @@ import torch
 
 from service.images import encode_png
 from vampprior.binarization import sample_binary
-from vampprior.calibration import Calibration, read_calibration, write_calibration
+from vampprior.calibration import read_calibration
 from vampprior.card import read_card
 from vampprior.heatmap import Prototypes
 from vampprior.novelty import NUM_SAMPLES
@@ -22,7 +22,7 @@ NOVELTY = 5  # the stream of random numbers
 KNOWN = 150
 
 
-def known_images(count: int = KNOWN) -> torch.Tensor:
+def known_images(count: int) -> torch.Tensor:
     rng = np.random.default_rng(7)
     return torch.from_numpy((rng.random((count, 1, 8, 8)) < 0.5).astype(np.float32))
 
@@ -33,26 +33,15 @@ def noise_of(seed: int, model: Any, count: int) -> torch.Tensor:
     return torch.from_numpy(noise).expand(count, -1, -1)
 
 
-def calibrate(folder: Path, model: Any, name: str, count: int) -> None:
-    images = known_images(count)
-    statistics = image_statistics(model, images, noise=noise_of(0, model, count))
-    tables = {1: statistics.log_likelihood, 500: statistics.log_likelihood}
-    calibration = Calibration.of(
-        statistics, name=name, weights_sha256=read_card(folder).weights_sha256, log_likelihoods=tables
-    )
-    write_calibration(folder, calibration)
-
-
 @pytest.fixture(scope="module")
-def calibrated(save_model: Any, load_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def calibrated(save_model: Any, calibrate: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with two calibrations of one model, and a model without."""
     store = tmp_path_factory.mktemp("calibrated")
     save_model(store, "tiny-vamp", "10", seed=10)
     save_model(store, "bare", "1", seed=1)
     save_model(store, "gray", "1", seed=2, likelihood="logistic")
-    model = load_model("tiny-vamp@10")
     for name, count in (("default", KNOWN), ("mine", 30)):
-        calibrate(store / "tiny-vamp" / "10", model, name, count)
+        calibrate(store / "tiny-vamp" / "10", name, count=count, tables=(1, 500))
     return store
 
 

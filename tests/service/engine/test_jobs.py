@@ -154,7 +154,7 @@ def test_a_log_likelihood_is_the_librarys_with_the_same_noise(
 ) -> None:
     units = units_of(levels[0], num_samples, 11)
     parts = [compute(runtime, [unit])[0] for unit in units]
-    score = json.loads(compute(runtime, [Combine(tuple(parts), None)])[0])
+    score = json.loads(compute(runtime, [Combine(tuple(parts), None, False)])[0])
     dim = runtime.model.noise_dim
     drawn = [numbers(11, IMPORTANCE, u.start).standard_normal((u.count, dim), dtype=np.float32) for u in units]
     with torch.inference_mode():
@@ -188,7 +188,7 @@ def test_where_one_sample_outweighs_all_others_no_error_is_claimed(runtime: Runt
     weights = np.array([0.0, -30.0, -40.0, -35.0], np.float32)
     for log_px, hangs in ((weights, True), (weights / 100, False)):
         part = np.stack([log_px, np.zeros_like(log_px)]).tobytes()
-        score = json.loads(compute(runtime, [Combine((part,), None)])[0])
+        score = json.loads(compute(runtime, [Combine((part,), None, False)])[0])
         assert (score["standard_error"] is None) is hangs
         assert ("hangs on a single sample" in score["summary"]) is hangs
 
