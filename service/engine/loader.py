@@ -22,7 +22,7 @@ import msgspec
 import torch
 
 from hardware import available_cpus, keep_freed_memory, trim_memory
-from service.engine.jobs import Runtime, compute
+from service.engine.jobs.runtime import Runtime
 from service.engine.protocol import (
     HEADER,
     Combine,
@@ -46,7 +46,7 @@ from service.engine.protocol import (
     frame,
 )
 from service.engine.supervisor import LoaderStart
-from service.engine.worker import work
+from service.engine.worker import compute, work
 from service.logs import configure_logging
 from vampprior.calibration import read_calibrations
 from vampprior.card import CARD_FILE, CheckpointError

@@ -6,14 +6,55 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from service.engine.jobs import Runtime, compute
-from service.engine.protocol import Batch, Computed, frame, receive
+import torch
 
-__all__ = ["work"]
+from service.engine.jobs.encodings import encode
+from service.engine.jobs.images import draw, reconstruct, render_images
+from service.engine.jobs.novelty import decide, locate, measure
+from service.engine.jobs.prototypes import decode, gallery
+from service.engine.jobs.runtime import Runtime
+from service.engine.jobs.scores import combine, refine, score
+from service.engine.protocol import (
+    Batch,
+    Combine,
+    Computed,
+    Decide,
+    Decode,
+    Draw,
+    Encode,
+    Gallery,
+    Locate,
+    Measure,
+    Payload,
+    Reconstruct,
+    Refine,
+    Render,
+    Score,
+    frame,
+    receive,
+)
+
+__all__ = ["compute", "work"]
 
 OUT_OF_MEMORY = 12  # exit status of a worker that found no memory; others compute its work
+
+JOBS: dict[type[Payload], Callable[[Runtime, Sequence[Any]], list[bytes]]] = {
+    Draw: draw,
+    Reconstruct: reconstruct,
+    Render: render_images,
+    Encode: encode,
+    Decode: decode,
+    Gallery: gallery,
+    Refine: refine,
+    Score: score,
+    Combine: combine,
+    Measure: measure,
+    Decide: decide,
+    Locate: locate,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +67,12 @@ def work(connection: socket.socket, runtimes: Mapping[str, Runtime]) -> None:
                 connection.sendall(frame(_computed(message, runtimes)))
             except ConnectionError:
                 return
+
+
+def compute(runtime: Runtime, payloads: Sequence[Payload]) -> list[bytes]:
+    """Results of payloads of one kind, in their order."""
+    with torch.inference_mode():
+        return JOBS[type(payloads[0])](runtime, payloads)
 
 
 def _computed(batch: Batch, runtimes: Mapping[str, Runtime]) -> Computed:

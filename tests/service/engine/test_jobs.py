@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from service.engine.jobs import Runtime, compute
+from service.engine.jobs.runtime import Runtime
 from service.engine.loader import find_device
 from service.engine.protocol import Combine, Draw, Encode, Layout, Payload, Reconstruct, Render, Score
+from service.engine.worker import compute
 from vampprior import ModelConfig, build_model, log_likelihood
 from vampprior.card import Card
 
