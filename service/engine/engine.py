@@ -115,7 +115,7 @@ class Engine:
         self._dispatching = False
         for depth in range(max(IN_FLIGHT.values())):
             for worker in self.supervisor.workers.values():
-                if worker.stream is not None and len(worker.in_flight) == depth:
+                if worker.ready and len(worker.in_flight) == depth:
                     lane = self._next_lane(worker, depth)
                     if lane is not None:
                         self._send(worker, lane.take(self._batch_rows(lane)))

@@ -47,6 +47,8 @@ START_SECONDS = 10.0
 """Time that forking a worker may take."""
 PAUSE_SECONDS = 0.5
 """Pause before a process that ended soon after its start is started again."""
+TOGETHER_SECONDS = 0.5
+"""Workers that died so short a time before their loader ended with it."""
 CHECK_SECONDS = 0.5
 DEATH_SECONDS, MAX_DEATHS = 60.0, 3
 
@@ -101,6 +103,11 @@ class Worker:
     process: int | None = None
     started: float = field(default_factory=time.monotonic)
     in_flight: dict[int, Assignment] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """True if it can be given work: it is connected, and the process is known to be there."""
+        return self.stream is not None and self.process is not None
 
     def send(self, message: Message) -> None:
         """Send a message without waiting; one to a worker that has ended is lost."""
@@ -255,8 +262,10 @@ class Supervisor:
             case LoaderReady():
                 self._call_workers(loader, forks=message.forks)
             case Forked() if message.number in self.workers:
+                worker = self.workers[message.number]
                 if message.pid:
-                    self.workers[message.number].process = message.pid
+                    worker.process = message.pid
+                    self._check_in(worker)
             case Exited():
                 logger.info("worker %d ended with status %d", message.number, message.status)
 
@@ -275,6 +284,8 @@ class Supervisor:
         if self._closed or loader is not self._loader:
             return
         logger.error("the process that loads the models has ended")
+        while self._deaths and time.monotonic() - self._deaths[-1] < TOGETHER_SECONDS:
+            self._deaths.pop()  # of its workers, which ended with it
         self._note_death("loader")
         if loader.loading is not None:
             reference = loader.loading.reference
@@ -331,9 +342,13 @@ class Supervisor:
         await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=connection)
         worker.stream = stream
         if worker.number in self.workers:
-            self._listener.worker_connected(worker)
+            self._check_in(worker)
         else:
             stream.close()
+
+    def _check_in(self, worker: Worker) -> None:
+        if worker.ready:
+            self._listener.worker_connected(worker)
 
     def _worker_ended(self, worker: Worker) -> None:
         if self._closed or worker.number not in self.workers:
