@@ -40,7 +40,7 @@ def configure_logging(level: str, *, threads: bool = True) -> None:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # `RequestContext` writes that line
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # `Gateway` writes that line
     logging.captureWarnings(True)
     # what no line tells need not be found out: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -41,6 +41,8 @@ WINDOW = 256
 """Units of an answer that wait at once."""
 MAX_LIGHT_PIXELS = 1 << 18
 """Pixels of an answer beyond which it is heavy work."""
+JSON_PIXELS = 8
+"""Pixels of a PNG that take as long as a number in JSON."""
 
 
 class _Progress(msgspec.Struct):
@@ -63,11 +65,12 @@ class EngineModel:
         *,
         num_pixels: int,
         max_rows: int,
+        seconds_per_row: float,
         autoregressive: bool,
         has_pseudo_inputs: bool,
     ) -> None:
         self.engine, self.reference = engine, reference
-        self._num_pixels, self._max_rows = num_pixels, max_rows
+        self._num_pixels, self._max_rows, self._seconds_per_row = num_pixels, max_rows, seconds_per_row
         self.autoregressive, self._has_pseudo_inputs = autoregressive, has_pseudo_inputs
 
     async def sample(
@@ -83,7 +86,7 @@ class EngineModel:
     ) -> bytes:
         """Images from the prior or one of its components, as a body."""
         lane = self._lane(n, layout)
-        with lane.admit(client, n) as request:
+        with self._admit(lane, client, n) as request:
             if lane is self.engine.light:
                 return await self._one(request, Draw(0, n, seed, component, temperature, draw, layout))
             units = (
@@ -98,7 +101,7 @@ class EngineModel:
         """Images, 8-bit gray levels or colours each, encoded and decoded, as a body."""
         n = len(levels)
         lane = self._lane(n, layout)
-        with lane.admit(client, n) as request:
+        with self._admit(lane, client, n) as request:
             if lane is self.engine.light:
                 return await self._one(request, Reconstruct(b"".join(levels), 0, n, seed, draw, layout))
             parts = ((start, levels[start : start + UNIT_IMAGES]) for start in range(0, n, UNIT_IMAGES))
@@ -109,7 +112,7 @@ class EngineModel:
         """Posterior and responsible components of each image, as JSON objects."""
         n = len(levels)
         lane = self.engine.heavy if n > self._max_rows else self.engine.light
-        with lane.admit(client, n) as request:
+        with self._admit(lane, client, n) as request:
             body = await self._one(request, Encode(b"".join(levels), n, top))
         return body.split(b"\n")
 
@@ -119,7 +122,7 @@ class EngineModel:
         """Pseudo-inputs or decoded components, as a body."""
         n = len(components)
         decoded: tuple[bytes, ...] = ()
-        with self._lane(n, layout).admit(client, n) as request:
+        with self._admit(self._lane(n, layout), client, n) as request:
             if not self._has_pseudo_inputs:
                 parts = (components[start : start + UNIT_IMAGES] for start in range(0, n, UNIT_IMAGES))
                 decoded = await self._all(request, (Decode(tuple(part)) for part in parts))
@@ -127,7 +130,7 @@ class EngineModel:
 
     def admit_scores(self, count: int, num_samples: int, client: str, refine: int = 0) -> Request:
         """Reserve room for the log-likelihoods of so many images. Raises `Overloaded`."""
-        return self.engine.heavy.admit(client, count * (num_samples + refine * REFINEMENT_DRAWS))
+        return self._admit(self.engine.heavy, client, count * (num_samples + refine * REFINEMENT_DRAWS))
 
     async def score(
         self,
@@ -174,7 +177,7 @@ class EngineModel:
         """Whether each image is new, as JSON objects."""
         rows = len(levels) * num_samples
         lane = self.engine.heavy if rows > self._max_rows else self.engine.light
-        with lane.admit(client, rows) as request:
+        with self._admit(lane, client, rows) as request:
             parts = (levels[start : start + UNIT_IMAGES] for start in range(0, len(levels), UNIT_IMAGES))
             units = (Measure(b"".join(part), len(part), num_samples, seed) for part in parts)
             measured = await self._all(request, units)
@@ -190,12 +193,15 @@ class EngineModel:
     ) -> bytes:
         """Where images differ from their closest prototypes, as a body."""
         n = len(levels)
-        with self._lane(n, layout).admit(client, n) as request:
+        with self._admit(self._lane(n, layout), client, n) as request:
             return await self._one(request, Locate(b"".join(levels), n, view, layout))
+
+    def _admit(self, lane: Lane, client: str, rows: int) -> Request:
+        return lane.admit(client, rows, self._seconds_per_row)
 
     def _lane(self, n: int, layout: Layout) -> Lane:
         """The lane of an answer of `n` images."""
-        scale = layout.scale**2 if layout.format == "png" else 1
+        scale = {"png": layout.scale**2, "json": JSON_PIXELS, "npy": 1}[layout.format]
         large = n > self._max_rows or n * self._num_pixels * scale > MAX_LIGHT_PIXELS
         return self.engine.heavy if large or self.autoregressive else self.engine.light
 

@@ -52,16 +52,19 @@ class Engine:
         workers: Mapping[str, int],
         max_requests: int,
         max_rows: int,
+        max_seconds: float,
         metrics: Metrics,
         on_loaded: Callable[[Loaded], None],
         on_refused: Callable[[Refused], None],
     ) -> None:
-        self.light = Lane("light", max_requests=max_requests, max_rows=max_rows)
-        self.heavy = Lane("heavy", max_requests=max_requests, max_rows=max_rows)
+        bounds = {"max_requests": max_requests, "max_rows": max_rows}
+        self.light = Lane("light", **bounds, max_seconds=max_seconds)
+        self.heavy = Lane("heavy", **bounds, max_seconds=max_seconds)
         self.lanes = {lane.name: lane for lane in (self.light, self.heavy)}
         self.supervisor = Supervisor(folders, device=device, workers=workers, listener=self)
         self._metrics, self._on_loaded, self._on_refused = metrics, on_loaded, on_refused
         self._max_rows: dict[str, int] = {}
+        self._cards: dict[str, bytes] = {}  # of each checkpoint, as it was when it was first loaded
         self._batches = 0
         self._dispatching = False
         self._closed = False
@@ -73,10 +76,15 @@ class Engine:
             return EngineState.CLOSED
         return EngineState.READY if self.supervisor.ready.is_set() else EngineState.LOADING
 
-    async def start(self) -> None:
-        """Start the processes; returns once every checkpoint has been loaded or refused."""
+    async def start(self, timeout: float | None = None) -> None:
+        """Start the processes; returns once every checkpoint has been loaded or refused and every lane has a worker.
+
+        Raises `TimeoutError` if there are no workers `timeout` seconds after the checkpoints were loaded.
+        """
         self.supervisor.start()
-        await self.supervisor.ready.wait()
+        await self.supervisor.loaded.wait()
+        async with asyncio.timeout(timeout):
+            await self.supervisor.ready.wait()
 
     async def drain(self) -> None:
         """Wait until nothing waits any more."""
@@ -97,6 +105,8 @@ class Engine:
         """Let tasks of a request wait, before all others with `first`. Raises `NotReady` once the engine is closed."""
         if self._closed:
             raise NotReady("The service stops computing; ask again.")
+        if tasks[0].model not in self._max_rows:
+            raise NotReady(f"{tasks[0].model} cannot be used any more.")
         request.add(tasks, first=first)
         self.dispatch()
 
@@ -149,12 +159,22 @@ class Engine:
     # What the supervisor tells.
 
     def checkpoint_loaded(self, message: Loaded) -> None:
-        """Note how much of the model goes through its networks at once."""
+        """Note how much of the model goes through its networks at once.
+
+        A loader that was started again may find another checkpoint than before, which has no part in old answers.
+        """
+        if self._cards.setdefault(message.reference, message.card) != message.card:
+            reason = "its files have changed since it was loaded; reload the models"
+            self.checkpoint_refused(Refused(message.reference, reason))
+            return
         self._max_rows[message.reference] = message.max_rows
         self._on_loaded(message)
 
     def checkpoint_refused(self, message: Refused) -> None:
-        """Pass it on."""
+        """Fail what waits for the model."""
+        self._max_rows.pop(message.reference, None)
+        waiting = [task for lane in self.lanes.values() for task in lane.remove(message.reference)]
+        self._fail(waiting, NotReady(f"{message.reference} cannot be used any more: {message.reason}"))
         self._on_refused(message)
 
     def worker_connected(self, worker: Worker) -> None:  # noqa: ARG002
@@ -167,7 +187,7 @@ class Engine:
             return
         tasks, now = worker.in_flight.pop(message.number).tasks, time.monotonic()
         for assignment in worker.in_flight.values():
-            assignment.since = now  # it begins with it now
+            assignment.since, assignment.first = now, None  # it begins with it now
         self.dispatch()
         if message.error:
             self._fail(tasks, Internal("The service failed to compute the answer; its log has the cause."))
@@ -179,8 +199,8 @@ class Engine:
                 task.result.set_result(result)
         self._metrics.observe_batch(wanted, "ok", message.seconds)
 
-    def worker_ended(self, worker: Worker) -> None:
-        """Have its tasks computed again; the first batch is what it was computing."""
+    def worker_ended(self, worker: Worker, *, died: bool) -> None:
+        """Have its tasks computed again; the first batch is what it was computing when it died."""
         batches = [assignment.tasks for assignment in worker.in_flight.values()]
         worker.in_flight.clear()
         for number, tasks in reversed(list(enumerate(batches))):
@@ -190,7 +210,7 @@ class Engine:
                     task.release(computed=False)
                 else:
                     wanted.append(task)
-            if number == 0:
+            if number == 0 and died:
                 wanted = self._survivors(wanted)
             if wanted:
                 wanted[0].request.lane.put_first(wanted)

@@ -138,8 +138,12 @@ class Gallery(Message, frozen=True):
     offset: int
     stretch: bool
     layout: Layout
-    count: ClassVar[int] = 0
     key: ClassVar[None] = None
+
+    @property
+    def count(self) -> int:
+        """Images that are rendered."""
+        return len(self.components)
 
 
 class Refine(Message, frozen=True):
@@ -235,7 +239,7 @@ class Combine(Message, frozen=True):
     parts: tuple[bytes, ...]
     precision: float | None
     refined: bool
-    count: ClassVar[int] = 0
+    count: ClassVar[int] = 1
     key: ClassVar[None] = None
 
 
@@ -245,8 +249,12 @@ class Render(Message, frozen=True):
     images: tuple[bytes, ...]
     seed: int | None
     layout: Layout
-    count: ClassVar[int] = 0
     key: ClassVar[None] = None
+
+    @property
+    def count(self) -> int:
+        """Parts that are rendered."""
+        return len(self.images)
 
 
 Payload = Draw | Reconstruct | Encode | Decode | Gallery | Refine | Measure | Decide | Locate | Score | Combine | Render
@@ -286,7 +294,7 @@ class Loaded(Message, frozen=True):
 
     card:         as JSON
     weights:      component weights of the prior, float32
-    has_inputs:   whether the prior has pseudo-inputs
+    has_pseudo_inputs: whether the prior has pseudo-inputs
     calibrations: number of images of each calibration, by name
     max_rows:     rows that go through the networks at once
     unit_seconds: time of a unit of heavy work
@@ -295,7 +303,7 @@ class Loaded(Message, frozen=True):
     reference: str
     card: bytes
     weights: bytes
-    has_inputs: bool
+    has_pseudo_inputs: bool
     autoregressive: bool
     calibrations: dict[str, int]
     max_rows: int

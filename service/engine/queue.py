@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -14,8 +15,8 @@ from service.errors import Overloaded
 
 __all__ = ["Lane", "Request", "Task"]
 
-RATE_SECONDS = 30.0
-"""Memory of the measured rate of rows, from which `Retry-After` follows."""
+SPEED_SECONDS = 10.0
+"""Memory of the measured speed, from which the expected wait and `Retry-After` follow."""
 MAX_RETRY_SECONDS = 60.0
 
 
@@ -49,10 +50,11 @@ class Request:
     The room that no task has taken is given back at the end of a `with` block; that of a task when it ends.
     """
 
-    __slots__ = ("_inside", "_open", "_reserved", "client", "lane", "waiting")
+    __slots__ = ("_inside", "_open", "_reserved", "client", "lane", "rows", "seconds_per_row", "waiting")
 
-    def __init__(self, lane: Lane, client: str, rows: int) -> None:
-        self.lane, self.client = lane, client
+    def __init__(self, lane: Lane, client: str, rows: int, seconds_per_row: float) -> None:
+        self.lane, self.client, self.seconds_per_row = lane, client, seconds_per_row
+        self.rows = 0  # that have still to be computed
         self.waiting: deque[Task] = deque()
         self._reserved, self._open, self._inside = rows, 0, False
 
@@ -62,7 +64,7 @@ class Request:
 
     def __exit__(self, *_: object) -> None:
         self._inside = False
-        self.lane.rows -= self._reserved
+        self.lane.change(self, -self._reserved)
         self._reserved = 0
         self._leave()
 
@@ -72,8 +74,9 @@ class Request:
         if self._inside:
             self._reserved -= rows
         else:  # the client has left, but others wait for the same answer
-            self.lane.rows += rows
-            self.lane.requests += not self._open
+            self.lane.change(self, rows)
+            if not self._open:
+                self.lane.enter(self)
         self._open += len(tasks)
         if first:
             self.lane.put_first(tasks)
@@ -93,45 +96,70 @@ class Request:
 
     def release(self, rows: int, *, computed: bool) -> None:
         """Give back the room of a task."""
-        self.lane.rows -= rows
-        self._open -= 1
         if computed:
-            self.lane.measure(rows)
+            self.lane.measure(rows * self.seconds_per_row)
+        self.lane.change(self, -rows)
+        self._open -= 1
         self._leave()
 
     def _leave(self) -> None:
         if not self._inside and not self._open:
-            self.lane.requests -= 1
+            self.lane.leave(self)
 
 
 class Lane:
     """Requests that wait for the workers of a lane, or that these compute.
 
     max_requests, max_rows: bounds of the requests and of their rows
+    max_seconds:            bound of the time that they are expected to take
     """
 
-    def __init__(self, name: str, *, max_requests: int, max_rows: int) -> None:
-        self.name, self.max_requests, self.max_rows = name, max_requests, max_rows
+    def __init__(self, name: str, *, max_requests: int, max_rows: int, max_seconds: float = math.inf) -> None:
+        self.name, self.max_requests, self.max_rows, self.max_seconds = name, max_requests, max_rows, max_seconds
         self.requests = self.rows = 0
+        self._live: set[Request] = set()
         self._turns: OrderedDict[str, OrderedDict[Request, None]] = OrderedDict()
-        self._rate = 0.0  # rows per second, a moving average
+        self._speed = 0.0  # of these seconds per second of the clock, a moving average; 0 before it is known
         self._measured = time.monotonic()
 
     def __bool__(self) -> bool:
         """True if a task waits."""
         return bool(self._turns)
 
-    def admit(self, client: str, rows: int) -> Request:
-        """Reserve room for a request. Raises `Overloaded` if there is none."""
-        if self.requests >= self.max_requests or self.rows + rows > self.max_rows:
+    def admit(self, client: str, rows: int, seconds_per_row: float = 0.0) -> Request:
+        """Reserve room for a request. Raises `Overloaded` if there is none, or if it could not be computed in time.
+
+        seconds_per_row: that a row takes a worker without other work
+        """
+        request = Request(self, client, rows, seconds_per_row)
+        wait = self._expected(rows * seconds_per_row)  # with turns, a short request does not wait for a long one's end
+        full = self.requests >= self.max_requests or self.rows + rows > self.max_rows
+        if full or (self.requests and wait > self.max_seconds):
             raise Overloaded(
                 f"{self.requests} requests with {self.rows} network rows wait or are being computed; "
                 "this one finds no room.",
-                headers={"Retry-After": str(self.retry_after(rows))},
+                headers={"Retry-After": str(self._retry_after(rows, wait))},
             )
+        if not self.requests:
+            self._measured = time.monotonic()  # idle time does not count
+        self.enter(request)
+        self.change(request, rows)
+        return request
+
+    def enter(self, request: Request) -> None:
+        """Count a request."""
         self.requests += 1
+        self._live.add(request)
+
+    def leave(self, request: Request) -> None:
+        """Count off a request of which nothing is left."""
+        self.requests -= 1
+        self._live.discard(request)
+
+    def change(self, request: Request, rows: int) -> None:
+        """Count rows of a request that come, or that go if there are less than 0."""
         self.rows += rows
-        return Request(self, client, rows)
+        request.rows += rows
 
     def wait(self, request: Request) -> None:
         """Let a request take turns, after those that wait."""
@@ -176,6 +204,15 @@ class Lane:
                     return taken
         return taken
 
+    def remove(self, model: str) -> list[Task]:
+        """Take out everything that waits for a model."""
+        removed: list[Task] = []
+        for request in [request for requests in self._turns.values() for request in requests]:
+            removed += (task for task in request.waiting if task.model == model)
+            request.waiting = deque(task for task in request.waiting if task.model != model)
+            self.forget(request)
+        return removed
+
     def drain(self) -> list[Task]:
         """Take out everything that waits."""
         tasks = [task for requests in self._turns.values() for request in requests for task in request.waiting]
@@ -184,17 +221,25 @@ class Lane:
         self._turns.clear()
         return tasks
 
-    def measure(self, rows: int) -> None:
-        """Note that so many rows were computed."""
+    def measure(self, seconds: float) -> None:
+        """Note that work was computed that would take a single worker so many seconds."""
         now = time.monotonic()
         elapsed = max(now - self._measured, 1e-6)
-        self._rate += (rows / elapsed - self._rate) * min(1.0, elapsed / RATE_SECONDS)
+        speed = self._speed or seconds / elapsed
+        self._speed = speed + (seconds / elapsed - speed) * min(1.0, elapsed / SPEED_SECONDS)
         self._measured = now
 
-    def retry_after(self, rows: int) -> int:
-        """Seconds until there is room for so many rows more, by the measured rate; 1 to 60."""
-        excess = max(1, self.rows + rows - self.max_rows)
-        return round(min(MAX_RETRY_SECONDS, max(1.0, excess / self._rate if self._rate else 1.0)))
+    def _expected(self, seconds: float) -> float:
+        """Time that a request of so many seconds of work takes with its turns; 0 before the speed is known."""
+        others = sum(min(seconds, request.rows * request.seconds_per_row) for request in self._live)
+        return (others + seconds) / self._speed if self._speed else 0.0
+
+    def _retry_after(self, rows: int, wait: float) -> int:
+        """Seconds until there is room for so many rows more, which would now wait so long; 1 to 60."""
+        excess = (self.rows + rows - self.max_rows) / max(1, self.rows)  # as a share of what is there
+        everything = sum(request.rows * request.seconds_per_row for request in self._live)
+        room = excess * everything / self._speed if self._speed else 0.0
+        return round(min(MAX_RETRY_SECONDS, max(1.0, wait - self.max_seconds, room)))
 
     def _in_turn(self) -> Iterator[Request]:
         """The first request of each client, then their second ones; the turns may change meanwhile."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -47,8 +48,6 @@ START_SECONDS = 10.0
 """Time that forking a worker may take."""
 PAUSE_SECONDS = 0.5
 """Pause before a process that ended soon after its start is started again."""
-TOGETHER_SECONDS = 0.5
-"""Workers that died so short a time before their loader ended with it."""
 CHECK_SECONDS = 0.5
 DEATH_SECONDS, MAX_DEATHS = 60.0, 3
 
@@ -81,10 +80,30 @@ class LoaderProcess(Protocol):
 
 @dataclass
 class Assignment:
-    """A batch in the hands of a worker, and when it began to be computed."""
+    """A batch in the hands of a worker, and when it began to be computed.
+
+    first, last: processor time of the worker when it was first and last looked at, in seconds
+    moved:       when that was last seen to grow
+    """
 
     tasks: list[Task]
     since: float
+    first: float | None = None
+    last: float = 0.0
+    moved: float = 0.0
+
+    def progresses(self, seconds: float | None, now: float, patience: float) -> bool:
+        """True if the worker had little processor time for the batch, and still gets some.
+
+        At its low priority it may have to wait for other programs. `seconds` is its processor time, None if unknown.
+        """
+        if seconds is None:
+            return False
+        if self.first is None:
+            self.first, self.last, self.moved = seconds, seconds, now
+        elif seconds > self.last:
+            self.last, self.moved = seconds, now
+        return now - self.moved < SILENT_SECONDS and seconds - self.first < patience
 
 
 @dataclass(eq=False)
@@ -130,8 +149,8 @@ class Listener(Protocol):
     def worker_sent(self, worker: Worker, message: Received) -> None:
         """A worker sent a message."""
 
-    def worker_ended(self, worker: Worker) -> None:
-        """A worker has ended, and another one takes its place."""
+    def worker_ended(self, worker: Worker, *, died: bool) -> None:
+        """A worker has died, or has ended with its loader; another one takes its place."""
 
     def process_died(self, kind: str) -> None:
         """A process of this kind, a lane or `loader`, ended although nobody wanted it to."""
@@ -160,7 +179,18 @@ class _Loader:
         if self.stream is not None:
             self.stream.close()
         self.process.kill()
-        start_thread(self.process.wait)  # which a process that hangs in the kernel may keep waiting
+        with contextlib.suppress(RuntimeError):  # there may be no more threads; then it is reaped later
+            start_thread(self.process.wait)  # which a process that hangs in the kernel may keep waiting
+
+    @property
+    def ended(self) -> bool:
+        """True if the process has closed its end of the connection."""
+        try:
+            return self.control.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
 def launch_loader(descriptor: int, start: LoaderStart) -> LoaderProcess:
@@ -177,8 +207,8 @@ class Supervisor:
         self.folders, self._device, self._counts, self._listener = list(folders), device, dict(workers), listener
         self.workers: dict[int, Worker] = {}
         self.unit_seconds: dict[str, float] = {}
-        self.ready = asyncio.Event()
-        """Set once every checkpoint has been loaded or refused for the first time, and the workers are called."""
+        self.loaded, self.ready = asyncio.Event(), asyncio.Event()
+        """Set once every checkpoint has been loaded or refused for the first time, and once every lane has a worker."""
         self._numbers = 0
         self._deaths: deque[float] = deque()
         self._crashes: Counter[str] = Counter()  # of loaders, by the checkpoint that they were loading
@@ -274,18 +304,17 @@ class Supervisor:
         if forks:
             for lane, count in self._counts.items():
                 for _ in range(count):
-                    self._fork((lane,))
+                    if loader is self._loader:  # it may end meanwhile
+                        self._fork((lane,))
         else:
             self._fork(tuple(self._counts))
-        self.ready.set()
+        self.loaded.set()
 
     def _loader_ended(self, loader: _Loader) -> None:
         """Start everything again, since the workers end with their loader."""
         if self._closed or loader is not self._loader:
             return
         logger.error("the process that loads the models has ended")
-        while self._deaths and time.monotonic() - self._deaths[-1] < TOGETHER_SECONDS:
-            self._deaths.pop()  # of its workers, which ended with it
         self._note_death("loader")
         if loader.loading is not None:
             reference = loader.loading.reference
@@ -298,7 +327,7 @@ class Supervisor:
         self._loader = None
         loader.end()
         for worker in list(self.workers.values()):
-            self._forget(worker)
+            self._forget(worker, died=not loader.forks)
         if time.monotonic() - loader.started < PAUSE_SECONDS:
             self._run(self._later(self._start_loader))
         else:
@@ -347,26 +376,32 @@ class Supervisor:
             stream.close()
 
     def _check_in(self, worker: Worker) -> None:
-        if worker.ready:
-            self._listener.worker_connected(worker)
+        if not worker.ready:
+            return
+        if {lane for other in self.workers.values() if other.ready for lane in other.lanes} >= set(self._counts):
+            self.ready.set()
+        self._listener.worker_connected(worker)
 
     def _worker_ended(self, worker: Worker) -> None:
         if self._closed or worker.number not in self.workers:
             return
+        if self._loader is not None and self._loader.ended:  # and the worker with it
+            self._loader_ended(self._loader)
+            return
         logger.warning("worker %d of the %s lane died", worker.number, worker.lanes[0])
         self._note_death(worker.lanes[0])
-        self._forget(worker)
+        self._forget(worker, died=True)
         if time.monotonic() - worker.started < PAUSE_SECONDS:
             self._run(self._later(self._fork_again, self._loader, worker.lanes))
         else:
             self._fork(worker.lanes)
 
-    def _forget(self, worker: Worker) -> None:
+    def _forget(self, worker: Worker, *, died: bool) -> None:
         """Have others do what is in the worker's hands."""
         del self.workers[worker.number]
         if worker.stream is not None:
             worker.stream.close()
-        self._listener.worker_ended(worker)
+        self._listener.worker_ended(worker, died=died)
 
     def kill(self, worker: Worker) -> None:
         """Kill a worker, which has been silent for too long."""
@@ -415,10 +450,10 @@ class Supervisor:
             return
         units = max(1.0, sum(task.rows for task in assignment.tasks) / UNIT_ROWS)
         unit = units * self.unit_seconds.get(assignment.tasks[0].model, 0.0)
-        if now - assignment.since > max(SILENT_SECONDS, SILENT_UNITS * unit):
-            logger.error(
-                "worker %d has been silent for %.1f seconds and is killed", worker.number, now - assignment.since
-            )
+        silence, patience = now - assignment.since, max(SILENT_SECONDS, SILENT_UNITS * unit)
+        computes = assignment.progresses(_processor_seconds(worker.process), now, patience)
+        if silence > patience and not computes:
+            logger.error("worker %d has been silent for %.1f seconds and is killed", worker.number, silence)
             self.kill(worker)
 
     async def _later(self, function: Callable[..., None], *args: object) -> None:
@@ -430,3 +465,12 @@ class Supervisor:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _processor_seconds(process: int | None) -> float | None:
+    """Processor time of a process in seconds; None if it has ended, or on systems without /proc."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

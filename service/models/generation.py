@@ -48,6 +48,7 @@ class Generation:
             workers=settings.worker_counts(),
             max_requests=settings.queue_length,
             max_rows=settings.queued_rows,
+            max_seconds=settings.deadline_seconds,
             metrics=metrics,
             on_loaded=self._add,
             on_refused=self._refuse,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from service.engine.client import EngineModel
 from service.engine.engine import Engine
 from service.engine.protocol import Loaded
+from service.engine.supervisor import UNIT_ROWS
 from service.errors import CalibrationNotFound, PseudoInputNotFound, quoted
 from vampprior.card import Card
 
@@ -45,11 +46,12 @@ class LoadedModel:
             message.reference,
             num_pixels=card.model.num_pixels,
             max_rows=message.max_rows,
+            seconds_per_row=message.unit_seconds / UNIT_ROWS,
             autoregressive=message.autoregressive,
-            has_pseudo_inputs=message.has_inputs,
+            has_pseudo_inputs=message.has_pseudo_inputs,
         )
         weights = np.frombuffer(message.weights, np.float32)
-        return cls(card, client, weights, message.has_inputs, message.calibrations)
+        return cls(card, client, weights, message.has_pseudo_inputs, message.calibrations)
 
     @property
     def reference(self) -> str:

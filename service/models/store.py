@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import Coroutine
@@ -24,6 +25,8 @@ LISTING_SECONDS = 60.0
 """Time that listing a model's folder may take, after which it is refused: a network mount may hang forever."""
 WATCH_SECONDS = 2.0
 """Time between two looks at the store; what has changed must look the same at the next one, and is read then."""
+START_SECONDS = 30.0
+"""Time in which new models must have workers after they were loaded, or else the old ones stay."""
 POLL_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
@@ -61,10 +64,11 @@ class ModelStore:
 
     async def load(self) -> None:
         """Load the checkpoints, the default model first; those that do not fit are refused and the rest still load."""
+        before = await self._fingerprint() if self._settings.watch else None
         async with self._reloading:
             await self._load()
         if self._settings.watch:
-            self._run(self._watch())
+            self._run(self._watch(before))
 
     async def reload(self) -> None:
         """Load the checkpoints that the store has now into new processes, then move to them.
@@ -117,9 +121,11 @@ class ModelStore:
         folders, refusals = await self._find()
         generation = Generation(folders, refusals, self._settings, self._metrics)
         try:
-            await generation.engine.start()
-        except BaseException:
+            await generation.engine.start(timeout=START_SECONDS)
+        except BaseException as error:
             generation.engine.close()
+            if isinstance(error, TimeoutError):
+                raise StoreError("no process that computes could be started") from error
             raise
         return generation
 
@@ -137,8 +143,8 @@ class ModelStore:
         while generation.requests or any(other in self._old for other in older):
             await asyncio.sleep(POLL_SECONDS)
         await generation.engine.drain()
-        generation.engine.close()
         self._old.remove(generation)
+        generation.engine.close()
 
     async def _find(self) -> tuple[list[Path], list[Refusal]]:
         """Folders of checkpoints, the default model's first, and what cannot be read. Raises `StoreError`."""
@@ -160,10 +166,15 @@ class ModelStore:
                 )
             except OSError as error:
                 refusals.append(Refusal(name.name, f"cannot be read: {describe_error(error)}"))
-        for refusal in refusals:
-            logger.error("refused model %s: %s", refusal.reference, refusal.reason)
+        refusals += (
+            Refusal(wanted, "VAMP_MODELS names it, but it is not in the store")
+            for wanted in chosen
+            if not any(matches(wanted, reference_of(folder)) for folder in folders)
+        )
         if chosen:
             folders = [folder for folder in folders if any(matches(wanted, reference_of(folder)) for wanted in chosen)]
+        for refusal in refusals:
+            logger.error("refused model %s: %s", refusal.reference, refusal.reason)
         default_name = self.default.partition("@")[0]
         return sorted(folders, key=lambda folder: (folder.parent.name != default_name, str(folder))), refusals
 
@@ -177,19 +188,21 @@ class ModelStore:
         for refusal in generation.refusals:
             self._metrics.model_ready.labels(refusal.reference).set(0)
 
-    async def _watch(self) -> None:
-        """Reload when the store has changed and then stays as it is for a moment."""
-        loaded = seen = await self._fingerprint()
+    async def _watch(self, loaded: object) -> None:
+        """Reload when the store has changed and then stays as it is for a moment; `loaded` is how it was at first."""
+        seen = loaded
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             now = await self._fingerprint()
             if now != loaded and now == seen:
-                loaded = now
                 try:
                     await self.reload()
                     logger.info("the store has changed and was read again")
-                except (ReloadRefused, ReloadUnderWay) as error:
+                except ReloadUnderWay:
+                    continue  # and look again
+                except ReloadRefused as error:
                     logger.error("the store has changed, but %s", error.detail)
+                loaded = now
             seen = now
 
     async def _fingerprint(self) -> object:
@@ -294,7 +307,8 @@ class ModelStore:
         return sizes
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine)
+        # in a context of its own, so that log lines do not name the request that began it
+        task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -302,4 +316,5 @@ class ModelStore:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            logger.error("%s", error, exc_info=None if isinstance(error, Problem) else error)
+            level = logging.INFO if isinstance(error, ReloadUnderWay) else logging.ERROR
+            logger.log(level, "%s", error, exc_info=None if isinstance(error, Problem) else error)

@@ -50,6 +50,7 @@ class RunningEngine:
             folders,
             device="cpu",
             workers={"light": light, "heavy": heavy},
+            max_seconds=1e9,
             metrics=self.metrics,
             on_loaded=lambda message: self.loaded.update({message.reference: message}),
             on_refused=self._refuse,
@@ -76,8 +77,9 @@ class RunningEngine:
             reference,
             num_pixels=64,
             max_rows=message.max_rows,
+            seconds_per_row=message.unit_seconds / 512,
             autoregressive=message.autoregressive,
-            has_pseudo_inputs=message.has_inputs,
+            has_pseudo_inputs=message.has_pseudo_inputs,
         )
 
     async def sample(self, seed: int, n: int = 1, client: str = "a") -> bytes:

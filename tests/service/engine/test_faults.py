@@ -368,6 +368,7 @@ async def test_closing_while_a_checkpoint_loads_leaves_no_process(
         processes.extend(running.engine.supervisor.processes())
         running.engine.close()
         await running.until(lambda: not any(state(process) for process in processes))
+        running.engine.supervisor.loaded.set()
         running.engine.supervisor.ready.set()
 
     with pytest.raises(ConnectionAbortedError):
@@ -394,7 +395,8 @@ from service.metrics import Metrics
 async def main():
     nothing = lambda *_: None
     workers = {"light": 1, "heavy": 1}
-    engine = Engine([Path(sys.argv[1])], device="cpu", workers=workers, max_requests=9, max_rows=9, metrics=Metrics(),
+    engine = Engine([Path(sys.argv[1])], device="cpu", workers=workers, max_requests=9, max_rows=9,
+                    max_seconds=9, metrics=Metrics(),
                     on_loaded=nothing, on_refused=nothing)
     await engine.start()
     while len(engine.supervisor.processes()) < 3:
@@ -448,3 +450,51 @@ async def test_where_nothing_is_forked_one_process_does_all_work(
         monkeypatch.setattr("service.engine.supervisor.SILENT_SECONDS", 600.0)
         assert await answers == expected
         assert await alone() != second
+
+
+async def test_a_checkpoint_that_changed_has_no_part_in_old_answers(
+    run_engine: Any, save_model: Any, tmp_path: Path
+) -> None:
+    folder = save_model(tmp_path, "tiny-vamp", "10", seed=1)
+    async with run_engine(folder) as running:
+        task = asyncio.create_task(running.score(0, 10**7))
+        await running.until(lambda: running.batches > 2)
+        save_model(tmp_path, "tiny-vamp", "10", seed=2)
+        os.kill(running.engine.supervisor.processes()[0], signal.SIGKILL)
+        with pytest.raises(NotReady, match="have changed"):
+            await task
+        with pytest.raises(NotReady, match="cannot be used any more"):
+            await running.sample(1)
+        assert "have changed" in running.refused["tiny-vamp@10"]
+        assert running.queued == (0, 0)
+
+
+async def test_a_loader_that_is_killed_again_and_again_costs_no_answer(run_engine: Any) -> None:
+    async with run_engine() as running:
+        expected = await running.score(0, 200_000)
+        task = asyncio.create_task(running.score(0, 200_000))
+        for deaths in range(1, 4):
+            await running.all_there()
+            await running.until(lambda: any(worker.in_flight for worker in running.workers_of("heavy")))
+            os.kill(running.engine.supervisor.processes()[0], signal.SIGKILL)
+            await running.until(lambda: running.deaths("loader") == deaths)  # noqa: B023
+        assert await task == expected
+
+
+async def test_a_worker_that_waits_for_the_processor_is_not_silent(
+    run_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that gets a little of it now and then, as at a low priority beside other programs."""
+    seconds = iter(range(10**6))
+    monkeypatch.setattr("service.engine.supervisor._processor_seconds", lambda _: next(seconds) / 1000)
+    monkeypatch.setattr("service.engine.supervisor.SILENT_SECONDS", 0.6)
+    monkeypatch.setattr("service.engine.supervisor.CHECK_SECONDS", 0.05)
+    async with run_engine(heavy=1) as running:
+        (process,) = running.processes_of("heavy")
+        os.kill(process, signal.SIGSTOP)
+        task = asyncio.create_task(running.score(0))
+        await running.until(lambda: any(worker.in_flight for worker in running.workers_of("heavy")))
+        await asyncio.sleep(2.0)
+        assert running.deaths("heavy") == 0
+        os.kill(process, signal.SIGCONT)
+        assert b"log_likelihood" in await task

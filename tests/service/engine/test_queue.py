@@ -187,14 +187,43 @@ async def test_draining_takes_out_everything() -> None:
     assert (lane.requests, lane.rows) == (0, 0)
 
 
-async def test_retry_after_follows_the_measured_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("service.engine.queue.time.monotonic", lambda: now)
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("service.engine.queue.time.monotonic", lambda: self.now)
+
+
+async def test_retry_after_follows_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
     lane = lane_of()
-    for _ in range(500):  # 10 rows a second for 500 seconds
-        (task,) = admit(lane, "a", "a1", rows=10)
-        take_all(lane, 10)
-        now += 1.0
-        task.release(computed=True)
-    admit(lane, "a", "a1", rows=100)
-    assert lane.retry_after(50) == 5
+    clock.now += 3600  # idle time does not count
+    with lane.admit("a", 100, seconds_per_row=0.2) as request:
+        for _ in range(10):
+            (task,) = tasks_of(request, "a", rows=1)
+            request.add([task])
+            take_all(lane, 1)
+            clock.now += 1.0
+            task.release(computed=True)  # a row in a second
+        with pytest.raises(Overloaded) as refusal:
+            lane.admit("a", 30, seconds_per_row=0.2)
+    assert refusal.value.headers["Retry-After"] == "20"  # the time of the 20 rows that have to go first
+
+
+async def test_what_could_not_be_computed_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    lane = Lane("heavy", max_requests=100, max_rows=10**9, max_seconds=60.0)
+    with lane.admit("a", 10**6, seconds_per_row=0.1):  # a day, but nobody knows how fast the machine is
+        clock.now += 1.0
+        lane.measure(2.0)  # two workers
+        with lane.admit("b", 550, seconds_per_row=0.1):  # 55 seconds of work in turns with as much of the other
+            pass
+        with pytest.raises(Overloaded) as refusal:
+            lane.admit("b", 650, seconds_per_row=0.1)
+        assert refusal.value.headers["Retry-After"] == "5"
+        with lane.admit("b", 550, seconds_per_row=0.1), pytest.raises(Overloaded):
+            lane.admit("c", 550, seconds_per_row=0.1)
+    with lane.admit("b", 10**6, seconds_per_row=0.1):  # alone, whatever it takes: the deadline decides
+        pass
+    assert (lane.rows, lane.requests) == (0, 0)
