@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.alternatives.model import NAIVE, NUM_SAMPLES
 from benchmarks.load import Request
-from benchmarks.machine import DIGIT, ROOT, Options
+from benchmarks.machine import DIGIT, Options
 from benchmarks.release import Release
 from benchmarks.servers import Server
 
@@ -76,12 +76,12 @@ def services(options: Options) -> list[Server]:
 
 
 def _former_service(release: Release) -> Server:
-    """The service of a former release with the checkpoints of the present one."""
+    """The service of a former release, with its own checkpoints: it may not read the cards of the present one."""
     has_workers = (release.folder / "service" / "engine" / "loader.py").exists()
     variables = {
         "VAMP_PORT": "{port}",
         "VAMP_WORKERS" if has_workers else "VAMP_THREADS": "{threads}",
-        "VAMP_MODEL_STORE": str(ROOT / "model_store"),
+        "VAMP_MODEL_STORE": str(release.folder / "model_store"),
     }
     return replace(SERVICE, name=release.name, environment=variables, folder=release.folder)
 
