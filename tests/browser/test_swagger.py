@@ -16,6 +16,7 @@ CALLS = [
     "POST /sample",
     "POST /reconstruct",
     "POST /loglik",
+    "POST /novelty/heatmap",
     "POST /encode",
     "GET /pseudo-inputs",
     "GET /pseudo-inputs/{k}",
@@ -25,6 +26,10 @@ CALLS = [
     "GET /health/ready",
     "GET /metrics",
 ]
+
+
+NEED_MORE = ["POST /novelty", "POST /models/reload"]
+"""Calls that need a calibrated model or a key."""
 
 
 class Call:
@@ -77,7 +82,7 @@ def test_the_documentation_asks_no_other_host(page: Any, url: str, path: str) ->
 
 
 def test_every_call_can_be_tried_as_it_stands(docs: Any) -> None:
-    assert docs.locator(".opblock").count() == len(CALLS)
+    assert docs.locator(".opblock").count() == len(CALLS) + len(NEED_MORE)
     statuses = {name: Call(docs, name).execute() for name in CALLS}
     assert statuses == dict.fromkeys(CALLS, "200")
     assert docs.trouble == []

@@ -33,7 +33,7 @@ def start(proxy: Any, until: Any, tmp_path: Path) -> Iterator[Callable[[str], su
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_checkpoint(tmp_path / "store" / "tiny" / "1", build_model(CONFIG), Card("tiny", "1", CONFIG))
-    settings = {"MODEL_STORE": tmp_path / "store", "DEFAULT_MODEL": "tiny", "PORT": proxy.port, "THREADS": 1}
+    settings = {"MODEL_STORE": tmp_path / "store", "DEFAULT_MODEL": "tiny", "PORT": proxy.port, "WORKERS": 1}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("VAMP_")}
 
     def is_ready(address: str) -> bool:
