@@ -71,8 +71,8 @@ def ask(url: str, request: Request) -> dict[str, str]:
 def load(url: str, requests: Sequence[Request], *, clients: int, seconds: float, rate: float = 0.0) -> Answers:
     """Have `clients` ask for `requests` in turn; seeds never come twice.
 
-    Each client asks as soon as it has its last answer, or with a `rate` they ask so many times per second together. A
-    shorter load before it, to warm up, does not count.
+    Each client asks as soon as it has its last answer. With a `rate` all clients together ask that many times per
+    second. A shorter load before it, to warm up, does not count.
 
     Raises `LoadError` if wrk is not there, an answer is wrong, or a request failed or was refused.
     """

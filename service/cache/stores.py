@@ -12,7 +12,7 @@ class Skipped(Exception):  # noqa: N818
 
 
 class StoreFailed(Exception):  # noqa: N818
-    """The store was asked in vain."""
+    """The store failed to answer."""
 
 
 class Corrupt(Exception):  # noqa: N818

@@ -121,15 +121,15 @@ class EngineModel:
     ) -> bytes:
         """Pseudo-inputs or decoded components, as a body."""
         n = len(components)
-        decoded: tuple[bytes, ...] = ()
         with self._admit(self._lane(n, layout), client, n) as request:
-            if not self._has_pseudo_inputs:
-                parts = (components[start : start + UNIT_IMAGES] for start in range(0, n, UNIT_IMAGES))
-                decoded = await self._all(request, (Decode(tuple(part)) for part in parts))
+            if self._has_pseudo_inputs:
+                return await self._one(request, Gallery(tuple(components), (), offset, stretch, layout))
+            parts = (components[start : start + UNIT_IMAGES] for start in range(0, n, UNIT_IMAGES))
+            decoded = await self._all(request, (Decode(tuple(part)) for part in parts))
             return await self._last(request, Gallery(tuple(components), decoded, offset, stretch, layout))
 
     def admit_scores(self, count: int, num_samples: int, client: str, refine: int = 0) -> Request:
-        """Reserve room for the log-likelihoods of so many images. Raises `Overloaded`."""
+        """Reserve room for the log-likelihoods of `count` images. Raises `Overloaded`."""
         return self._admit(self.engine.heavy, client, count * (num_samples + refine * REFINEMENT_DRAWS))
 
     async def score(

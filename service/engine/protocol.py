@@ -147,7 +147,7 @@ class Gallery(Message, frozen=True):
 
 
 class Refine(Message, frozen=True):
-    """The proposal that so many steps fit to one image: shift and log-scale, float32."""
+    """A proposal fitted to one image in `steps` steps: shift and log-scale, float32."""
 
     levels: bytes
     seed: int
@@ -378,7 +378,7 @@ def receive(connection: socket) -> Received | None:
 
 
 def exactly(connection: socket, length: int) -> bytes | None:
-    """So many bytes of a blocking stream, or None if it ends before."""
+    """The next `length` bytes of a blocking stream, or None if it ends before."""
     data = bytearray(length)
     view = memoryview(data)
     while view:

@@ -71,12 +71,12 @@ class Request:
     def add(self, tasks: Sequence[Task], *, first: bool = False) -> None:
         """Let tasks wait in the room that was reserved for them, before all others of the lane with `first`."""
         rows = sum(task.rows for task in tasks)
-        if self._inside:
+        if self._inside and not first:
             self._reserved -= rows
-        else:  # the client has left, but others wait for the same answer
+        else:  # the last step of an answer; or the client has left, but others wait for the same answer
             self.lane.change(self, rows)
-            if not self._open:
-                self.lane.enter(self)
+        if not self._inside and not self._open:
+            self.lane.enter(self)
         self._open += len(tasks)
         if first:
             self.lane.put_first(tasks)
@@ -118,8 +118,9 @@ class Lane:
         self.name, self.max_requests, self.max_rows, self.max_seconds = name, max_requests, max_rows, max_seconds
         self.requests = self.rows = 0
         self._live: set[Request] = set()
+        self._seconds = 0.0  # that all rows would take a single worker without other work
         self._turns: OrderedDict[str, OrderedDict[Request, None]] = OrderedDict()
-        self._speed = 0.0  # of these seconds per second of the clock, a moving average; 0 before it is known
+        self._speed = 0.0  # such seconds per second of the clock, a moving average; 0 before it is known
         self._measured = time.monotonic()
 
     def __bool__(self) -> bool:
@@ -129,7 +130,7 @@ class Lane:
     def admit(self, client: str, rows: int, seconds_per_row: float = 0.0) -> Request:
         """Reserve room for a request. Raises `Overloaded` if there is none, or if it could not be computed in time.
 
-        seconds_per_row: that a row takes a worker without other work
+        seconds_per_row: time that a worker without other work takes for a row
         """
         request = Request(self, client, rows, seconds_per_row)
         wait = self._expected(rows * seconds_per_row)  # with turns, a short request does not wait for a long one's end
@@ -157,9 +158,10 @@ class Lane:
         self._live.discard(request)
 
     def change(self, request: Request, rows: int) -> None:
-        """Count rows of a request that come, or that go if there are less than 0."""
+        """Add rows of a request to what there is, or take them away if `rows` is negative."""
         self.rows += rows
         request.rows += rows
+        self._seconds += rows * request.seconds_per_row
 
     def wait(self, request: Request) -> None:
         """Let a request take turns, after those that wait."""
@@ -222,7 +224,7 @@ class Lane:
         return tasks
 
     def measure(self, seconds: float) -> None:
-        """Note that work was computed that would take a single worker so many seconds."""
+        """Note that work was computed which takes a single worker `seconds` if it has no other work."""
         now = time.monotonic()
         elapsed = max(now - self._measured, 1e-6)
         speed = self._speed or seconds / elapsed
@@ -230,15 +232,22 @@ class Lane:
         self._measured = now
 
     def _expected(self, seconds: float) -> float:
-        """Time that a request of so many seconds of work takes with its turns; 0 before the speed is known."""
+        """Time until a new request with `seconds` of work would be done; 0 before the speed is known.
+
+        Requests take turns, so it waits for no more of another request than it has work itself.
+        """
+        if not self._speed:
+            return 0.0
+        longest = (self._seconds + seconds) / self._speed
+        if longest <= self.max_seconds:  # most of the time; the sum below would take longer than all else here
+            return longest
         others = sum(min(seconds, request.rows * request.seconds_per_row) for request in self._live)
-        return (others + seconds) / self._speed if self._speed else 0.0
+        return (others + seconds) / self._speed
 
     def _retry_after(self, rows: int, wait: float) -> int:
-        """Seconds until there is room for so many rows more, which would now wait so long; 1 to 60."""
+        """Seconds, 1 to 60, until a refused request of `rows` rows would be admitted; `wait` is its expected time."""
         excess = (self.rows + rows - self.max_rows) / max(1, self.rows)  # as a share of what is there
-        everything = sum(request.rows * request.seconds_per_row for request in self._live)
-        room = excess * everything / self._speed if self._speed else 0.0
+        room = excess * self._seconds / self._speed if self._speed else 0.0
         return round(min(MAX_RETRY_SECONDS, max(1.0, wait - self.max_seconds, room)))
 
     def _in_turn(self) -> Iterator[Request]:

@@ -33,7 +33,7 @@ def render(images: NDArray[np.floating], kind: str, *, columns: int, scale: int)
 def encode_png(image: NDArray[np.floating], *, scale: int = 1) -> bytes:
     """PNG of an image of shape (C, H, W), C = 1 or 3, with values in [0, 1]; of one bit if all are black or white.
 
-    `scale` makes each pixel a square of so many pixels.
+    `scale` enlarges each pixel to a square with this number of pixels on a side.
     """
     return _write_png(_enlarge(_levels(image), scale))
 

@@ -47,7 +47,7 @@ class LogLikelihoodQuery(BinarizeQuery):
         None,
         gt=0,
         le=1000,
-        description="Draw samples until the standard error is at most so many nats and can be believed "
+        description="Draw samples until the standard error is at most this number of nats and can be believed "
         "(`reliability`); `converged` says whether that was reached.",
     )
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
+from service.engine.protocol import Layout
 from service.errors import Overloaded
 
 pytestmark = pytest.mark.anyio
@@ -84,3 +87,28 @@ def test_the_front_end_imports_no_torch() -> None:
     code = "import sys, service.http.app, service.__main__; assert 'torch' not in sys.modules"
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+async def test_galleries_of_one_client_do_not_go_before_another_client(run_engine: Any, stop: Any) -> None:
+    async with run_engine() as running:
+        (process,) = running.processes_of("light")
+        stop(process)
+        done: list[str] = []
+
+        async def gallery() -> None:
+            await running.model.gallery(range(6), offset=0, stretch=False, layout=Layout("npy", 1, 1), client="many")
+            done.append("gallery")
+
+        async def sample() -> None:
+            await running.sample(1, client="one")
+            done.append("sample")
+
+        tasks = [asyncio.create_task(gallery()) for _ in range(60)]
+        await running.until(lambda: running.engine.light.requests == 60)
+        tasks.append(asyncio.create_task(sample()))
+        await running.until(lambda: running.engine.light.requests == 61)
+        assert running.queued == (61, 361)
+        os.kill(process, signal.SIGCONT)
+        await asyncio.gather(*tasks)
+        assert done.index("sample") < 20
+        assert running.queued == (0, 0)
