@@ -11,6 +11,7 @@ import msgspec
 
 from service.engine.protocol import (
     REFINEMENT_DRAWS,
+    UNIT_SAMPLES,
     Combine,
     Decide,
     Decode,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineModel"]
 
-UNIT_SAMPLES = 512
-"""Importance samples of a unit of heavy work."""
 UNIT_IMAGES = 16
 """Images of a unit of heavy work."""
 WINDOW = 256

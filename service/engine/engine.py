@@ -18,7 +18,7 @@ from service.metrics import Metrics
 
 __all__ = ["Engine", "EngineState"]
 
-IN_FLIGHT = {"light": 2, "heavy": 2}
+IN_FLIGHT = 2
 """Batches in the hands of a worker; a second one spares it the wait for the front end."""
 LIGHT_ROWS = 16
 """Rows of a batch of light work: in larger ones the worker and the front end would wait for each other in turn."""
@@ -123,16 +123,16 @@ class Engine:
 
     def _dispatch(self) -> None:
         self._dispatching = False
-        for depth in range(max(IN_FLIGHT.values())):
+        for depth in range(IN_FLIGHT):
             for worker in self.supervisor.workers.values():
                 if worker.ready and len(worker.in_flight) == depth:
-                    lane = self._next_lane(worker, depth)
+                    lane = self._next_lane(worker)
                     if lane is not None:
                         self._send(worker, lane.take(self._batch_rows(lane)))
 
-    def _next_lane(self, worker: Worker, depth: int) -> Lane | None:
+    def _next_lane(self, worker: Worker) -> Lane | None:
         """The lane that the worker should take from: with two that wait, the one that it did not take from last."""
-        lanes = [self.lanes[name] for name in worker.lanes if self.lanes[name] and depth < IN_FLIGHT[name]]
+        lanes = [self.lanes[name] for name in worker.lanes if self.lanes[name]]
         if len(lanes) > 1 and worker.in_flight:
             last = next(reversed(worker.in_flight.values())).tasks[0].request.lane
             lanes = [lane for lane in lanes if lane is not last]

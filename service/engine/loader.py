@@ -25,6 +25,7 @@ from hardware import available_cpus, keep_freed_memory, trim_memory
 from service.engine.jobs.runtime import Runtime
 from service.engine.protocol import (
     HEADER,
+    UNIT_SAMPLES,
     Combine,
     Draw,
     Encode,
@@ -44,6 +45,7 @@ from service.engine.protocol import (
     decode,
     exactly,
     frame,
+    reference_of,
 )
 from service.engine.supervisor import LoaderStart
 from service.engine.worker import compute, work
@@ -53,7 +55,7 @@ from vampprior.card import CARD_FILE, CheckpointError
 from vampprior.checkpoint import load_checkpoint
 
 PR_SET_PDEATHSIG = 1
-UNIT_SAMPLES, WARM_UP_SAMPLES = 512, 32
+WARM_UP_SAMPLES = 32
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +77,14 @@ def run(control: socket.socket, start: LoaderStart) -> None:
         device = find_device(start.device)
     except ValueError as error:
         for folder in map(Path, start.folders):
-            _send(control, Refused(_reference(folder), str(error)))
+            _send(control, Refused(reference_of(folder), str(error)))
         device = torch.device("cpu")
         start = LoaderStart([], start.device, start.parent)
     forks = can_fork(device)
     torch.set_num_threads(1 if forks or device.type != "cpu" else available_cpus())
     runtimes = {}
     for folder in map(Path, start.folders):
-        reference = _reference(folder)
+        reference = reference_of(folder)
         _send(control, Loading(reference))
         try:
             runtimes[reference] = load_runtime(folder, device)
@@ -250,10 +252,6 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before
         os._exit(1)
-
-
-def _reference(folder: Path) -> str:
-    return f"{folder.parent.name}@{folder.name}"
 
 
 def _send(control: socket.socket, message: Message) -> None:

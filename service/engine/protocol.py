@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from socket import socket
 from typing import ClassVar, Literal, cast
 
@@ -12,6 +13,8 @@ import msgspec
 
 __all__ = [
     "HEADER",
+    "REFINEMENT_DRAWS",
+    "UNIT_SAMPLES",
     "Batch",
     "Combine",
     "Computed",
@@ -42,10 +45,13 @@ __all__ = [
     "decode",
     "frame",
     "receive",
+    "reference_of",
 ]
 
 HEADER = struct.Struct(">I")
 """Length of the message that follows, in bytes."""
+UNIT_SAMPLES = 512
+"""Importance samples of a unit of heavy work; a batch of more rows counts as several units."""
 REFINEMENT_DRAWS = 16
 """Draws of the latents in a step of a refinement, as in `vampprior.refinement`."""
 
@@ -359,6 +365,11 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Received] = msgspec.msgpack.Decoder(Received)
 
 decode = _decoder.decode
+
+
+def reference_of(folder: Path) -> str:
+    """`name@version` of the folder of a checkpoint."""
+    return f"{folder.parent.name}@{folder.name}"
 
 
 def frame(message: Message) -> bytes:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from service.engine.protocol import (
+    UNIT_SAMPLES,
     Exited,
     Fork,
     Forked,
@@ -31,6 +32,7 @@ from service.engine.protocol import (
     Received,
     Refused,
     frame,
+    reference_of,
 )
 from service.engine.queue import Task
 from service.threads import start_thread
@@ -40,8 +42,6 @@ __all__ = ["Assignment", "Listener", "LoaderStart", "Supervisor", "Worker"]
 NICE = {"light": 0, "heavy": 10}
 SILENT_SECONDS, SILENT_UNITS = 10.0, 20
 """A worker that computes for longer than the larger of the two, in seconds and in units of heavy work, is killed."""
-UNIT_ROWS = 512
-"""Network rows of a unit of heavy work; a batch of more rows counts as several."""
 STALL_SECONDS = 60.0
 """Time that a checkpoint may take to load, after which it is refused: files of a network mount may hang forever."""
 START_SECONDS = 10.0
@@ -335,7 +335,7 @@ class Supervisor:
 
     def _give_up(self, reference: str, reason: str) -> None:
         """Load a checkpoint no more."""
-        self.folders = [folder for folder in self.folders if f"{folder.parent.name}@{folder.name}" != reference]
+        self.folders = [folder for folder in self.folders if reference_of(folder) != reference]
         self._listener.checkpoint_refused(Refused(reference, reason))
 
     # Workers.
@@ -448,7 +448,7 @@ class Supervisor:
         assignment = next(iter(worker.in_flight.values()), None)
         if assignment is None or worker.number not in self.workers:
             return
-        units = max(1.0, sum(task.rows for task in assignment.tasks) / UNIT_ROWS)
+        units = max(1.0, sum(task.rows for task in assignment.tasks) / UNIT_SAMPLES)
         unit = units * self.unit_seconds.get(assignment.tasks[0].model, 0.0)
         silence, patience = now - assignment.since, max(SILENT_SECONDS, SILENT_UNITS * unit)
         computes = assignment.progresses(_processor_seconds(worker.process), now, patience)

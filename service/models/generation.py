@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.engine.engine import Engine
-from service.engine.protocol import Loaded, Refused
+from service.engine.protocol import Loaded, Refused, reference_of
 from service.metrics import Metrics
 from service.models.loaded import LoadedModel
 from service.settings import Settings
 
-__all__ = ["Generation", "Refusal", "matches", "reference_of"]
+__all__ = ["Generation", "Refusal", "matches"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,6 @@ class Generation:
         newest_first = sorted(models, key=lambda model: _order(model.card.version), reverse=True)
         self.models = sorted(newest_first, key=lambda model: model.card.name)
         self._answering = {m.card.name: m for m in reversed(self.models)} | {m.reference: m for m in self.models}
-
-
-def reference_of(folder: Path) -> str:
-    """`name@version`."""
-    return f"{folder.parent.name}@{folder.name}"
 
 
 def matches(wanted: str, reference: str) -> bool:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from service.engine.client import EngineModel
 from service.engine.engine import Engine
-from service.engine.protocol import Loaded
-from service.engine.supervisor import UNIT_ROWS
+from service.engine.protocol import UNIT_SAMPLES, Loaded
 from service.errors import CalibrationNotFound, PseudoInputNotFound, quoted
 from vampprior.card import Card
 
@@ -46,7 +45,7 @@ class LoadedModel:
             message.reference,
             num_pixels=card.model.num_pixels,
             max_rows=message.max_rows,
-            seconds_per_row=message.unit_seconds / UNIT_ROWS,
+            seconds_per_row=message.unit_seconds / UNIT_SAMPLES,
             autoregressive=message.autoregressive,
             has_pseudo_inputs=message.has_pseudo_inputs,
         )

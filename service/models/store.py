@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from service.engine.engine import EngineState
+from service.engine.protocol import reference_of
 from service.errors import ModelNotFound, NotReady, Problem, ReloadRefused, ReloadUnderWay, quoted
 from service.metrics import Metrics
 from service.models.catalog import StoreError, describe_error, find_names, find_versions, fingerprint
-from service.models.generation import Generation, Refusal, matches, reference_of
+from service.models.generation import Generation, Refusal, matches
 from service.models.loaded import LoadedModel
 from service.settings import Settings
 from service.threads import start_thread

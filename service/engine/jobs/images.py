@@ -58,10 +58,11 @@ def reconstruct(runtime: Runtime, payloads: Sequence[Reconstruct]) -> list[bytes
 
 def render_images(runtime: Runtime, payloads: Sequence[Render]) -> list[bytes]:
     """Images whose values other computations gave, as bodies."""
-    return [
-        image_body(runtime, np.frombuffer(b"".join(payload.images), np.float32), payload.layout, payload.seed)
-        for payload in payloads
-    ]
+    bodies = []
+    for payload in payloads:
+        images = np.frombuffer(b"".join(payload.images), np.float32).reshape(-1, *runtime.image_shape)
+        bodies.append(image_body(runtime, images, payload.layout, payload.seed))
+    return bodies
 
 
 def _components(runtime: Runtime, payload: Draw) -> NDArray[np.int64]:
@@ -91,9 +92,8 @@ def _rendered(runtime: Runtime, images: Tensor, payloads: Sequence[Draw | Recons
     return results
 
 
-def image_body(runtime: Runtime, values: Array, layout: Layout, seed: int | None) -> bytes:
-    """Images as a body, with the model and the seed beside them in JSON."""
-    images = values.reshape(-1, *runtime.image_shape)
+def image_body(runtime: Runtime, images: Array, layout: Layout, seed: int | None = None) -> bytes:
+    """Images (N, C, H, W) as a body, with the model and the seed beside them in JSON."""
     if layout.format != "json":
         return render(images, layout.format, columns=layout.columns, scale=layout.scale)
     names = {"model": runtime.card.name, "model_version": runtime.card.version}

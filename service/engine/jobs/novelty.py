@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.jobs.runtime import MAX_BYTES, Array, Runtime, decimals
+from service.engine.jobs.images import image_body
+from service.engine.jobs.runtime import MAX_BYTES, Array, Runtime
 from service.engine.jobs.streams import NOVELTY, stream
 from service.engine.protocol import Decide, Locate, Measure
-from service.images import render
 from vampprior.novelty import Decision, Statistics
 from vampprior.statistics import image_statistics
 
@@ -111,11 +111,7 @@ def _located(runtime: Runtime, payload: Locate) -> bytes:
         images = runtime.prototypes.heat_map(x).clamp(0, 1).cpu().numpy()[:, None]
     if layout.format == "png" and payload.view == "overlay":
         images = _overlay(x.cpu().numpy(), images)
-    if layout.format != "json":
-        return render(images, layout.format, columns=layout.columns, scale=layout.scale)
-    names = {"model": runtime.card.name, "model_version": runtime.card.version}
-    content = {"seed": None, "shape": list(images.shape), "images": decimals(images).tolist()}
-    return msgspec.json.encode(names | content)
+    return image_body(runtime, images, layout)
 
 
 def _overlay(images: Array, heat: Array) -> Array:
