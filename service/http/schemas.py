@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 __all__ = [
     "EXAMPLE_PNG",
+    "CardAnswer",
     "EncodeAnswer",
     "EncodedImage",
     "Health",
@@ -180,6 +181,38 @@ class PseudoInputList(Answered):
         description="Learned images; or, for a prior without pseudo-inputs, its components decoded at their means."
     )
     pseudo_inputs: list[PseudoInput]
+
+
+class ArchitectureOfModel(BaseModel):
+    """The network of a model."""
+
+    model: str = Field(description="Kind of network.", examples=["hvae"])
+    prior: str = Field(description="Prior of the top latent.", examples=["vampprior"])
+    likelihood: str = Field(description="Distribution of a pixel.", examples=["bernoulli"])
+    image_shape: list[int] = Field(description="Channels, height, width.", examples=[[1, 28, 28]])
+    z1_dim: int = Field(description="Latent units of the bottom layer.", examples=[40])
+    z2_dim: int = Field(description="Latent units of the top layer.", examples=[40])
+    hidden_dim: int = Field(description="Units of a hidden layer.", examples=[300])
+    num_components: int = Field(description="Components of the prior, such as pseudo-inputs.", examples=[500])
+
+
+class CardAnswer(BaseModel):
+    """The card of a checkpoint. It may hold more than is named here."""
+
+    schema_version: int = Field(examples=[1])
+    name: str = Field(examples=["static_mnist-hvae-vampprior"])
+    version: str = Field(examples=["1"])
+    model: ArchitectureOfModel
+    dataset: dict[str, Any] = Field(description="Name, split sizes and hashes of the data.")
+    training: dict[str, Any] = Field(description="Recipe, seed, epochs, wall-clock in seconds, device and versions.")
+    metrics: dict[str, Any] = Field(
+        description="Test log-likelihood with its standard error, ELBO, KL and reconstruction in nats, active latent "
+        "units per layer, and the number of images scored; empty before evaluation."
+    )
+    log_likelihood_quantiles: dict[str, list[float]] = Field(description="In cards without scores of each test image.")
+    weights_sha256: str = Field(description="Hash of the weights.")
+    scores_sha256: str = Field(description="Hash of the scores of the test images; empty if there are none.")
+    calibrations: dict[str, str] = Field(description="Hash of each calibration by its name.")
 
 
 class ModelSummary(BaseModel):
