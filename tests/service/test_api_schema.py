@@ -252,4 +252,25 @@ def test_the_limits_of_uploads_are_described(serve: Any) -> None:
     for media_type, name in (("application/json", "images"), ("multipart/form-data", "file")):
         array = body["content"][media_type]["schema"]["properties"][name]
         assert (array["minItems"], array["maxItems"]) == (1, 3)
-    assert set(body["content"]) == {"application/json", "multipart/form-data", "image/png", "application/octet-stream"}
+    images = {"image/png", "application/octet-stream", "application/x-npy", "application/x-npz", "application/zip"}
+    assert set(body["content"]) == {"application/json", "multipart/form-data"} | images
+
+
+def test_the_examples_are_answers_of_the_shipped_default_model(serve: Any) -> None:
+    name = "static_mnist-hvae-vampprior"
+    with serve(model_store=Path(__file__).parents[2] / "model_store", default_model=name, models=name) as service:
+        document = service.client.get("/openapi.json").json()
+        for path in ("/loglik", "/novelty"):
+            call = document["paths"][path]["post"]
+            example = call["responses"]["200"]["content"]["application/json"]["example"]
+            request = document["components"]["requestBodies"]["Images"]["content"]["application/json"]["example"]
+            # another processor rounds otherwise
+            assert service.client.post(path, json=request).json() == close_to(example)
+
+
+def close_to(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: close_to(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [close_to(item) for item in value]
+    return pytest.approx(value, rel=1e-3, abs=1e-3) if isinstance(value, float) else value
