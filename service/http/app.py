@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> Application:
         description=DESCRIPTION,
         version=version("vampprior"),
         openapi_tags=TAGS,
-        servers=[{"url": settings.root_path or "/", "description": "This service."}],
+        servers=[{"url": settings.root_path or "/"}],
         root_path_in_servers=False,
         lifespan=lifespan,
         telemetry={"metrics": False, "logs": False},  # the service has its own

@@ -80,7 +80,8 @@ class ProblemDetail(BaseModel):
 def problem_response(scope: Scope, problem: Problem, errors: Sequence[ParameterError] | None = None) -> Response:
     """The answer to a request that met this problem. Counts it, if the request is one to an application of ours."""
     _count(scope, problem.slug)
-    type_ = scope.get("root_path", "").rstrip("/") + problem.type
+    root_path = scope.get("app_root_path", scope.get("root_path", ""))  # a mounted application extends the latter
+    type_ = root_path.rstrip("/") + problem.type
     return _response(scope, type_, problem.title, problem.status, problem.detail, problem.headers, errors)
 
 
