@@ -9,6 +9,7 @@ Problem
  |   +- PseudoInputNotFound      no such pseudo-input
  |   +- CalibrationNotFound      no such calibration
  +- MethodNotAllowed        405  the path has other methods
+ +- NotAcceptable           406  no format that the client accepts
  +- HeadTimeout             408  the request's head did not come in time
  +- ReloadRefused           409  the models stay as they were
  +- ReloadUnderWay          409  the models are being loaded
@@ -42,6 +43,7 @@ __all__ = [
     "Internal",
     "MethodNotAllowed",
     "ModelNotFound",
+    "NotAcceptable",
     "NotFound",
     "NotReady",
     "Overloaded",
@@ -147,6 +149,12 @@ class MethodNotAllowed(Problem):
     """The path exists, but not with this method."""
 
     status, slug, title = 405, "method-not-allowed", "Method not allowed"
+
+
+class NotAcceptable(Problem):
+    """The client accepts none of the formats of the answer."""
+
+    status, slug, title = 406, "not-acceptable", "Not acceptable"
 
 
 class HeadTimeout(Problem):

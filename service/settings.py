@@ -214,6 +214,11 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Comma-separated keys, one of which must come in `X-API-Key`, else 401; empty lets everyone in.",
     )
+    cors_origins: str = Field(
+        default="",
+        description="Comma-separated origins, such as `https://example.org`, whose pages may call the service from a "
+        "browser; `*` allows all, empty none.",
+    )
     admin_keys: SecretStr = Field(
         default=SecretStr(""),
         description="Comma-separated keys, one of which must come in `X-API-Key` to reload the models, else 403; empty "
@@ -240,6 +245,10 @@ class Settings(BaseSettings):
     def admin_key_list(self) -> list[str]:
         """The keys that may reload the models; none means that nobody may."""
         return _keys(self.admin_keys)
+
+    def cors_origin_list(self) -> list[str]:
+        """Origins whose pages may call the service from a browser."""
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
 
     def model_names(self) -> list[str]:
         """Models to load, `name` or `name@version`; none means all."""
@@ -282,6 +291,14 @@ class Settings(BaseSettings):
     def _check_default_model(cls, value: str) -> str:
         if not re.fullmatch(f"{CHECKPOINT_NAME}(@{CHECKPOINT_NAME})?", value):
             raise ValueError(f"must be a model's `name` or `name@version`, not {value!r}")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, value: str) -> str:
+        origins = [origin.strip() for origin in value.split(",") if origin.strip()]
+        if origins != ["*"] and not all(re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+", origin) for origin in origins):
+            raise ValueError(f"must be * or origins such as https://example.org, without a path, not {value!r}")
         return value
 
     @field_validator("device")

@@ -16,7 +16,9 @@ from service.settings import Settings
 
 __all__ = ["OPEN_PATHS", "AccessControl", "peer_of"]
 
-OPEN_PATHS = re.compile(r"/|/(health|docs|static|static-offline-docs)/.*|/(docs|openapi\.json|metrics)")
+OPEN_PATHS = re.compile(
+    r"/|/(health|docs|problems|static|static-offline-docs)/.*|/(docs|openapi\.json|problems|metrics)"
+)
 """What anyone may read without a key: probes, metrics, the documentation and static files."""
 PROBE_PATHS = re.compile(r"/health/.*|/metrics")
 """What is answered in any case, without a limit and on any connection."""

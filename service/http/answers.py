@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,7 +13,10 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 
 from service.engine.protocol import Layout
+from service.errors import NotAcceptable
+from service.http.problems import problem_responses
 from service.http.schemas import ImagesAnswer
+from service.http.validators import REVALIDATE
 from service.images import sheet_size
 from service.models.loaded import LoadedModel
 
@@ -22,6 +26,7 @@ __all__ = [
     "MEDIA_TYPES",
     "ImageFormat",
     "answer",
+    "answer_type",
     "choose_format",
     "image_response",
     "png_pixels",
@@ -31,12 +36,24 @@ __all__ = [
 ImageFormat = Literal["png", "json", "npy"]
 
 MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "json": "application/json", "npy": "application/x-npy"}
+BYTES = "application/octet-stream"
+"""What generated clients call bytes; one that asks for it gets a PNG."""
+OFFERS: dict[str, ImageFormat] = {
+    "image/png": "png",
+    "application/json": "json",
+    "application/x-npy": "npy",
+    BYTES: "png",
+}
 
 ANSWER_HEADERS: dict[str, Any] = {
     "X-Model": {"schema": {"type": "string"}, "description": "Name of the model that answered."},
     "X-Model-Version": {"schema": {"type": "string"}, "description": "Its version."},
     "X-Seed": {"schema": {"type": "integer"}, "description": "The seed that gives the same answer again."},
     "X-Cache": {"schema": {"type": "string"}, "description": "`hit` or `miss`."},
+    "ETag": {
+        "schema": {"type": "string"},
+        "description": "Names the answer; a GET request with it in `If-None-Match` is answered 304 while it holds.",
+    },
 }
 
 
@@ -48,11 +65,13 @@ def image_response(json_model: type[BaseModel]) -> dict[int | str, dict[str, Any
             "model": json_model,
             "content": {
                 "image/png": {"schema": {"type": "string", "format": "binary"}},
+                BYTES: {"schema": {"type": "string", "format": "binary"}},
                 "application/json": {},
                 "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
             },
             "headers": ANSWER_HEADERS,
-        }
+        },
+        **problem_responses(NotAcceptable),
     }
 
 
@@ -68,19 +87,35 @@ def png_pixels(layout: Layout, shape: Sequence[int]) -> int:
 
 
 def choose_format(request: Request, wanted: ImageFormat | None) -> ImageFormat:
-    """`format=` if given, else the first of `Accept` (by its q-values) that there is, else PNG."""
-    return wanted or _preferred(request.headers.get("accept", ""))
+    """`format=` if given, else the first of `Accept` (by its q-values) that there is; PNG for a request without one.
+
+    Raises `NotAcceptable` if the request accepts none of them.
+    """
+    return wanted or OFFERS[_preferred(request.headers.get("accept", ""))]
+
+
+def answer_type(request: Request, layout: Layout) -> str:
+    """Media type of images in this layout: that of their format, or bytes for a client that asks for bytes."""
+    if layout.format == "png" and BYTES in request.headers.get("accept", ""):
+        with contextlib.suppress(NotAcceptable):
+            if _preferred(request.headers["accept"]) == BYTES:
+                return BYTES
+    return MEDIA_TYPES[layout.format]
 
 
 @lru_cache(maxsize=256)
-def _preferred(accept: str) -> ImageFormat:
-    offers = [_offer(item) for item in accept.split(",")]
-    refused = {media_type for media_type, quality in offers if not quality}
-    for media_type, quality in sorted(offers, key=lambda offer: -offer[1]):
-        for format_, known in MEDIA_TYPES.items():
-            if quality and known not in refused and media_type in (known, "*/*", known.partition("/")[0] + "/*"):
-                return format_
-    return "png"
+def _preferred(accept: str) -> str:
+    """The media type among `OFFERS` that the client prefers."""
+    wanted = [_offer(item) for item in accept.split(",")]
+    refused = {media_type for media_type, quality in wanted if not quality}
+    accepted = [(media_type, quality) for media_type, quality in wanted if quality and "/" in media_type]
+    for media_type, _ in sorted(accepted, key=lambda offer: -offer[1]):
+        for known in OFFERS:
+            if known not in refused and media_type in (known, "*/*", known.partition("/")[0] + "/*"):
+                return known
+    if accepted:
+        raise NotAcceptable(f"Images go out as {', '.join(OFFERS)}; ask for one of these in Accept, or with format=.")
+    return "image/png"
 
 
 def _offer(item: str) -> tuple[str, float]:
@@ -104,10 +139,23 @@ def results_json(loaded: LoadedModel, names: Sequence[str], results: Sequence[by
 
 
 def answer(
-    body: bytes, media_type: str, loaded: LoadedModel, *, seed: int | None = None, hit: bool | None = None
+    body: bytes,
+    media_type: str,
+    loaded: LoadedModel,
+    *,
+    seed: int | None = None,
+    hit: bool | None = None,
+    etag: str = "",
 ) -> Response:
-    """The response; `seed` where one was used, `hit` where the cache was asked."""
-    headers = dict(loaded.headers)
+    """The response.
+
+    seed: where one was used
+    hit:  where the cache was asked
+    etag: names the answer; without one the same request gets another answer the next time, and nobody may keep it
+    """
+    headers = (
+        {**loaded.headers, **REVALIDATE, "ETag": etag} if etag else {**loaded.headers, "Cache-Control": "no-store"}
+    )
     if seed is not None:
         headers["X-Seed"] = str(seed)
     if hit is not None:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.cache import create_cache
 from service.http.access import AccessControl
+from service.http.answers import ANSWER_HEADERS
 from service.http.documentation import install_documentation
 from service.http.gateway import Gateway
+from service.http.openapi import DESCRIPTION, TAGS, install_document
 from service.http.problems import WebSocketRefusal, install_error_handlers
 from service.http.routes import encode, health, loglik, models, novelty, pseudo_inputs, reconstruct, sample
 from service.http.routes.parameters import Service
 from service.http.routes.query import handlers_of
-from service.http.uploads import UploadReader, document_limits
+from service.http.uploads import UploadReader
 from service.metrics import Metrics
 from service.models.store import ModelStore
 from service.settings import Settings, ignored_variables
@@ -28,14 +31,6 @@ from service.settings import Settings, ignored_variables
 __all__ = ["Application", "create_app"]
 
 logger = logging.getLogger(__name__)
-
-DESCRIPTION = """
-A density model at work: a hierarchical VAE with a VampPrior (Tomczak & Welling, 2018).
-
-Every call below can be tried as it stands: unfold it and press *Execute*. PNG, JPEG and WebP images go in as multipart
-`file`, as a raw body or as base64 in JSON (filled in here), and come out as PNG, JSON or NPY. The same `seed` gives the
-same answer. Errors are `application/problem+json`.
-"""
 
 ROUTERS = (sample, reconstruct, loglik, novelty, encode, pseudo_inputs, models, health)
 
@@ -47,12 +42,12 @@ class Application(FastAPI):
     not.
     """
 
-    gateway: Gateway
+    entry: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or take part in the start and the end of the server."""
         scope["app"] = self
-        await self.gateway(scope, receive, send)
+        await self.entry(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Application:
@@ -80,6 +75,9 @@ def create_app(settings: Settings) -> Application:
         title="VampPrior density model service",
         description=DESCRIPTION,
         version=version("vampprior"),
+        openapi_tags=TAGS,
+        servers=[{"url": settings.root_path or "/"}],
+        root_path_in_servers=False,
         lifespan=lifespan,
         telemetry={"metrics": False, "logs": False},  # the service has its own
         docs_url=None,  # `install_documentation` adds a page without a CDN
@@ -90,11 +88,11 @@ def create_app(settings: Settings) -> Application:
     # As they are, since `include_router` would try each of its router's routes on the way to the next router's.
     routes = [route for module in ROUTERS for route in module.router.routes]
     app.router.routes[:0] = routes
-    document_limits(app, settings)
     app.router.routes.append(WebSocketRefusal())
-    install_documentation(app, settings)
+    install_documentation(app)
+    install_document(app, settings)
     install_error_handlers(app)
-    app.gateway = Gateway(
+    gateway = Gateway(
         partial(FastAPI.__call__, app),
         metrics=metrics,
         access=access,
@@ -104,7 +102,21 @@ def create_app(settings: Settings) -> Application:
         handlers=handlers_of(routes),
         routes=app.router.routes,
     )
+    app.entry = _with_cors(gateway, settings.cors_origin_list())
     return app
+
+
+def _with_cors(gateway: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """The gateway, behind a layer that lets pages of these origins call it, if there are any."""
+    if not origins:
+        return gateway
+    return CORSMiddleware(
+        gateway,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID"],
+        expose_headers=[*ANSWER_HEADERS, "Link", "Retry-After", "X-Request-ID"],
+    )
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -1,9 +1,8 @@
-"""Swagger UI without a CDN, and what the OpenAPI document says about keys."""
+"""Swagger UI without a CDN, and a page for each kind of problem."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import fastapi_offline
 from fastapi import FastAPI, Request, Response
@@ -12,23 +11,16 @@ from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from service.http.access import OPEN_PATHS
-from service.settings import Settings
+from service.http.problem_pages import problem, problems
 
 __all__ = ["install_documentation"]
 
 STATIC_PATH = "/static-offline-docs"
 STATIC_FOLDER = Path(fastapi_offline.__file__).parent / "static"
-KEY_SCHEME: dict[str, Any] = {
-    "type": "apiKey",
-    "in": "header",
-    "name": "X-API-Key",
-    "description": "One of the keys in `VAMP_API_KEYS`.",
-}
 
 
-def install_documentation(app: FastAPI, settings: Settings) -> None:
-    """Add `/docs` with its files, a redirect from `/`, and if keys are set, their header to the OpenAPI document."""
+def install_documentation(app: FastAPI) -> None:
+    """Add `/docs` with its files, a redirect from `/`, and the pages that the types of problems lead to."""
 
     async def docs(request: Request) -> Response:
         root = request.scope.get("root_path", "").rstrip("/")
@@ -45,10 +37,10 @@ def install_documentation(app: FastAPI, settings: Settings) -> None:
         return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs")
 
     app.add_route("/", root, include_in_schema=False)
+    app.add_route("/problems", problems, include_in_schema=False)
+    app.add_route("/problems/{slug}", problem, include_in_schema=False)
     app.add_route("/docs", docs, include_in_schema=False)
     app.mount(STATIC_PATH, WholeFiles(directory=STATIC_FOLDER), name="static-offline-docs")
-    if settings.api_key_list():
-        _document_key(app)
 
 
 class WholeFiles(StaticFiles):
@@ -59,18 +51,3 @@ class WholeFiles(StaticFiles):
         if "headers" in scope:
             scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
         await super().__call__(scope, receive, send)
-
-
-def _document_key(app: FastAPI) -> None:
-    """Name the header of the key in the OpenAPI document, for each operation that needs one."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        document.setdefault("components", {})["securitySchemes"] = {"ApiKey": KEY_SCHEME}
-        for path, operations in document["paths"].items():
-            for operation in operations.values():
-                operation["security"] = [] if OPEN_PATHS.fullmatch(path) else [{"ApiKey": []}]
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

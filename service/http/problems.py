@@ -24,6 +24,7 @@ from service.errors import (
     Forbidden,
     Internal,
     MethodNotAllowed,
+    NotAcceptable,
     NotFound,
     Problem,
     ReloadRefused,
@@ -33,6 +34,7 @@ from service.errors import (
 
 __all__ = [
     "CLIENT_CLOSED_REQUEST",
+    "PROBLEM_JSON",
     "PROBLEM_RESPONSES",
     "ProblemDetail",
     "WebSocketRefusal",
@@ -41,9 +43,11 @@ __all__ = [
     "internal_error",
     "problem_response",
     "problem_responses",
+    "problem_tree",
 ]
 
 PROBLEM_JSON = "application/problem+json"
+PROBLEM_SCHEMA = {"$ref": "#/components/schemas/ProblemDetail"}
 UNTYPED = "about:blank"  # the type of a problem of which its status says everything (RFC 9457, section 4.2.1)
 MAX_DETAIL, MAX_PARAMETER, MAX_PATH, MAX_ERRORS = 2000, 200, 500, 20
 """Characters of a detail, of a parameter's name and error, and of a path, and number of errors in an answer: bounds for
@@ -76,7 +80,9 @@ class ProblemDetail(BaseModel):
 def problem_response(scope: Scope, problem: Problem, errors: Sequence[ParameterError] | None = None) -> Response:
     """The answer to a request that met this problem. Counts it, if the request is one to an application of ours."""
     _count(scope, problem.slug)
-    return _response(scope, problem.type, problem.title, problem.status, problem.detail, problem.headers, errors)
+    root_path = scope.get("app_root_path", scope.get("root_path", ""))  # a mounted application extends the latter
+    type_ = root_path.rstrip("/") + problem.type
+    return _response(scope, type_, problem.title, problem.status, problem.detail, problem.headers, errors)
 
 
 def internal_error(scope: Scope, error: Exception) -> Response:
@@ -104,14 +110,13 @@ def error_response(scope: Scope, error: Exception) -> Response:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every error of every path of `app` with a problem, and say so in its OpenAPI document."""
+    """Answer every error of every path of `app` with a problem."""
 
     async def on_error(request: Request, error: Exception) -> Response:
         return error_response(request.scope, error)
 
     for kind in (Problem, RequestValidationError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, on_error)
-    _document_problems(app)
 
 
 def _response(
@@ -202,25 +207,11 @@ def _parameter_error(location: Sequence[str | int], message: str) -> ParameterEr
     )
 
 
-def _document_problems(app: FastAPI) -> None:
-    """Put the schemas that `PROBLEM_RESPONSES` points to into the OpenAPI document."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schema = ProblemDetail.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(schema.pop("$defs"))
-        schemas["ProblemDetail"] = schema
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _tree(root: type[Problem]) -> Iterable[type[Problem]]:
+def problem_tree(root: type[Problem] = Problem) -> Iterable[type[Problem]]:
+    """Every kind of problem."""
     for problem in root.__subclasses__():
         yield problem
-        yield from _tree(problem)
+        yield from problem_tree(problem)
 
 
 def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
@@ -231,7 +222,7 @@ def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any
             problem.status,
             {
                 "description": "",
-                "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemDetail"}}},
+                "content": {PROBLEM_JSON: {"schema": PROBLEM_SCHEMA}},
             },
         )
         response["description"] += ("; " if response["description"] else "") + problem.title
@@ -240,5 +231,5 @@ def problem_responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any
     return responses
 
 
-OF_SOME_PATHS = {MethodNotAllowed, Forbidden, ReloadRefused, ReloadUnderWay}
-PROBLEM_RESPONSES = problem_responses(*(problem for problem in _tree(Problem) if problem not in OF_SOME_PATHS))
+OF_SOME_PATHS = {MethodNotAllowed, NotAcceptable, Forbidden, ReloadRefused, ReloadUnderWay}
+PROBLEM_RESPONSES = problem_responses(*(problem for problem in problem_tree(Problem) if problem not in OF_SOME_PATHS))

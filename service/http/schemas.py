@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 __all__ = [
     "EXAMPLE_PNG",
+    "CardAnswer",
     "EncodeAnswer",
     "EncodedImage",
     "Health",
@@ -45,23 +46,20 @@ class ImagesAnswer(Answered):
 class ScoredImage(BaseModel):
     """How likely one image is under the model."""
 
-    file: str = Field(description="Name of the uploaded file.", examples=["digit.png"])
-    log_likelihood: float = Field(description="log p(x) in nats; higher is more likely.", examples=[-71.9])
+    file: str = Field(description="Name of the uploaded file.")
+    log_likelihood: float = Field(description="log p(x) in nats; higher is more likely.")
     standard_error: float | None = Field(
         description="Monte Carlo standard error of it, in nats; null where the estimate hangs on a single sample.",
-        examples=[0.05],
     )
-    bits_per_dim: float = Field(description="The same per pixel, in bits; lower is more likely.", examples=[0.13])
-    elbo: float = Field(description="Evidence lower bound in nats, from the same samples.", examples=[-75.2])
-    num_samples: int = Field(description="Importance samples that were drawn.", examples=[5000])
+    bits_per_dim: float = Field(description="The same per pixel, in bits; lower is more likely.")
+    elbo: float = Field(description="Evidence lower bound in nats, from the same samples.")
+    num_samples: int = Field(description="Importance samples that were drawn.")
     effective_sample_size: float = Field(
         description="(sum w)^2 / sum w^2 of the importance weights, from 1 to `num_samples`; where it is small, the "
         "estimate depends on a few samples.",
-        examples=[412.0],
     )
     pareto_k: float | None = Field(
         description="Pareto k-hat, the shape of the tail of the importance weights; null with fewer than 25 samples.",
-        examples=[0.55],
     )
     reliability: Literal["good", "low"] = Field(
         description="Whether `standard_error` can be believed: `good` if `pareto_k` is below 0.7. Otherwise the "
@@ -74,9 +72,8 @@ class ScoredImage(BaseModel):
         description="Per cent of held-out images that are less likely by an estimate with as many samples, 0 to 100; "
         "null where such estimates are not known. A high one does not mean that the image is like them: a blank image "
         "may be more likely than every digit. `POST /novelty` answers that question.",
-        examples=[68.3],
     )
-    summary: str = Field(description="The score in words.", examples=["More likely than 68 % of the held-out images."])
+    summary: str = Field(description="The score in words.")
 
 
 class LogLikelihoodAnswer(Answered):
@@ -104,16 +101,14 @@ class PrototypeOfImage(BaseModel):
 class NovelImage(BaseModel):
     """Whether one image is new to the model."""
 
-    file: str = Field(description="Name of the uploaded file.", examples=["digit.png"])
+    file: str = Field(description="Name of the uploaded file.")
     novel: bool = Field(description="Whether it is called new.")
     p_value: float = Field(
         description="Share of calibration images that look at least as unusual, at least 1 / (their number + 1). Of "
         "images like these, at most a share of p have a p-value of p or less.",
-        examples=[0.43],
     )
     score: float = Field(
         description="Novelty score: about 0 for the median of known images and 1 for their 95th percentile.",
-        examples=[0.4],
     )
     statistics: dict[str, StatisticOfImage] = Field(
         description="What the decision rests on: `elbo`, `reconstruction`, `log_likelihood`, `kl` in all and by layer, "
@@ -180,6 +175,38 @@ class PseudoInputList(Answered):
         description="Learned images; or, for a prior without pseudo-inputs, its components decoded at their means."
     )
     pseudo_inputs: list[PseudoInput]
+
+
+class ArchitectureOfModel(BaseModel):
+    """The network of a model."""
+
+    model: str = Field(description="Kind of network.", examples=["hvae"])
+    prior: str = Field(description="Prior of the top latent.", examples=["vampprior"])
+    likelihood: str = Field(description="Distribution of a pixel.", examples=["bernoulli"])
+    image_shape: list[int] = Field(description="Channels, height, width.", examples=[[1, 28, 28]])
+    z1_dim: int = Field(description="Latent units of the bottom layer.", examples=[40])
+    z2_dim: int = Field(description="Latent units of the top layer.", examples=[40])
+    hidden_dim: int = Field(description="Units of a hidden layer.", examples=[300])
+    num_components: int = Field(description="Components of the prior, such as pseudo-inputs.", examples=[500])
+
+
+class CardAnswer(BaseModel):
+    """The card of a checkpoint. It may hold more than is named here."""
+
+    schema_version: int = Field(examples=[1])
+    name: str = Field(examples=["static_mnist-hvae-vampprior"])
+    version: str = Field(examples=["1"])
+    model: ArchitectureOfModel
+    dataset: dict[str, Any] = Field(description="Name, split sizes and hashes of the data.")
+    training: dict[str, Any] = Field(description="Recipe, seed, epochs, wall-clock in seconds, device and versions.")
+    metrics: dict[str, Any] = Field(
+        description="Test log-likelihood with its standard error, ELBO, KL and reconstruction in nats, active latent "
+        "units per layer, and the number of images scored; empty before evaluation."
+    )
+    log_likelihood_quantiles: dict[str, list[float]] = Field(description="In cards without scores of each test image.")
+    weights_sha256: str = Field(description="Hash of the weights.")
+    scores_sha256: str = Field("", description="Hash of the scores of the test images; empty if there are none.")
+    calibrations: dict[str, str] = Field({}, description="Hash of each calibration by its name.")
 
 
 class ModelSummary(BaseModel):

@@ -1,4 +1,4 @@
-"""Uploaded images: a multipart form, a raw PNG, JPEG or WebP body, or JSON with images in base64."""
+"""Uploaded images: a form, a raw PNG, JPEG or WebP body, a NumPy file, or JSON with images in base64."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import contextlib
 import hashlib
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import Request
 from numpy.typing import NDArray
 
 from hardware import trim_memory
@@ -21,14 +21,19 @@ from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
 from service.http.budget import Budget
 from service.http.forms import read_form_files
 from service.http.json_images import read_json_images
-from service.http.schemas import EXAMPLE_PNG
-from service.images import check_pixels, check_size, fit_to_model, format_names, open_image
+from service.images import check_pixels, check_size, fit_to_model, format_names, open_image, read_npy, read_npz
 from service.images.pixels import OpenedImage
 from service.settings import Settings
 
-__all__ = ["UPLOAD_BODY", "ModelImages", "UploadReader", "document_limits"]
+__all__ = ["ARRAY_TYPES", "UPLOAD_BODY", "ModelImages", "UploadReader"]
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
+ARRAY_TYPES: Mapping[str, Callable[..., NDArray[np.uint8]]] = {
+    "application/x-npy": read_npy,
+    "application/x-npz": read_npz,
+    "application/zip": read_npz,
+}
+"""Media types of NumPy files, and what reads them."""
 DECODING_THREADS = 4
 
 LARGE_BYTES, LARGE_PIXELS = 1 << 20, 1 << 18
@@ -39,7 +44,7 @@ SMALL_BYTES, SMALL_PIXELS = 4096, 64 * 64
 all processors are busy."""
 
 UPLOAD_BODY: dict[str, Any] = {"requestBody": {"$ref": "#/components/requestBodies/Images"}}
-"""OpenAPI's description of a body of images, which `document_limits` adds to the document."""
+"""OpenAPI's description of a body of images, which `service.http.openapi` adds to the document."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class UploadReader:
         try:
             _media_type(content_type, self.formats)
             body = await _read_body(request, hold)
-            if len(body) <= SMALL_BYTES:
+            if len(body) <= SMALL_BYTES and _media_type(content_type, self.formats) not in ARRAY_TYPES:
                 files = self._split(content_type, body, stop)
                 images = self._open(files, target, stop)
                 if len(files) == 1 and images[0].pixels <= SMALL_PIXELS:
@@ -159,9 +164,18 @@ class UploadReader:
                 self._threads.submit(trim_memory)
 
     def _read(self, content_type: str, body: bytes, target: _Target, stop: threading.Event) -> ModelImages:
+        read_array = ARRAY_TYPES.get(_media_type(content_type, self.formats))
+        if read_array is not None:
+            return self._read_array(read_array, body, target)
         files = self._split(content_type, body, stop)
         images = self._open(files, target, stop)
         return self._decode(files, images, target, stop)
+
+    def _read_array(self, read_array: Callable[..., NDArray[np.uint8]], body: bytes, target: _Target) -> ModelImages:
+        _, height, width = target.shape
+        most = min(self.settings.max_images, self.settings.max_request_pixels // (height * width))
+        images = read_array(body, target.shape, max_images=most)
+        return ModelImages([f"image {index}" for index in range(len(images))], ~images if target.invert else images)
 
     def _split(self, content_type: str, body: bytes, stop: threading.Event) -> list[tuple[str, bytes]]:
         """Name and content of each uploaded file."""
@@ -229,12 +243,12 @@ class _Named:
 def _media_type(content_type: str, formats: Sequence[str]) -> str:
     """The media type of a body that can be read. Raises `UnsupportedMediaType` for any other."""
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in ("multipart/form-data", "application/json", *RAW_TYPES):
+    if media_type in ("multipart/form-data", "application/json", *RAW_TYPES, *ARRAY_TYPES):
         return media_type
     raise UnsupportedMediaType(
         f"the body is {media_type or 'of no type'}; send multipart/form-data with a {format_names(formats)} file in "
-        "`file`, the file as a raw body of type image/png, image/jpeg or image/webp, or application/json with files in "
-        "base64 in `images`"
+        "`file`, the file as a raw body of type image/png, image/jpeg or image/webp, a NumPy file as "
+        "application/x-npy or application/x-npz, or application/json with files in base64 in `images`"
     )
 
 
@@ -245,60 +259,3 @@ async def _read_body(request: Request, hold: _Hold) -> bytes:
         hold.add(len(chunk))
         body.write(chunk)
     return body.getvalue()
-
-
-def document_limits(app: FastAPI, settings: Settings) -> None:
-    """Put the body that `UPLOAD_BODY` refers to, and the limits of the settings, into the OpenAPI document of `app`."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        document.setdefault("components", {})["requestBodies"] = {"Images": _body_schema(settings)}
-        for path in document["paths"].values():
-            for parameter in path.get("post", {}).get("parameters", []):
-                if parameter["name"] == "num_samples":
-                    schema = parameter["schema"]
-                    schema["maximum"] = settings.max_num_samples
-                    schema["default"] = min(schema["default"], settings.max_num_samples)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _body_schema(settings: Settings) -> dict[str, Any]:
-    """OpenAPI's request body, with the limits that the settings give."""
-    formats = settings.image_format_list()
-    names, count = format_names(formats), {"minItems": 1, "maxItems": settings.max_images}
-    file = {"type": "string", "format": "binary", "minLength": 1}
-    description = (
-        f"{names} files, told apart by their content: at most {settings.max_images} images of "
-        f"{settings.max_image_pixels:,} pixels each and {settings.max_request_pixels:,} together, in at most "
-        f"{settings.max_body_bytes:,} bytes. Each must have the model's size, unless `resize=true`."
-    )
-    text = {
-        "type": "string",
-        "format": "base64-image",
-        "minLength": 1,
-        "description": f"{names} file in base64, with or without a prefix such as `data:image/png;base64,`.",
-    }
-    json_schema = {
-        "type": "object",
-        "required": ["images"],
-        "properties": {"images": {"type": "array", "items": text, **count}},
-        "additionalProperties": False,
-    }
-    form_schema = {
-        "type": "object",
-        "required": ["file"],
-        "properties": {"file": {"type": "array", "items": file, **count}},
-    }
-    return {
-        "description": description,
-        "required": True,
-        "content": {
-            "application/json": {"schema": json_schema, "example": {"images": [EXAMPLE_PNG]}},
-            "multipart/form-data": {"schema": form_schema},
-            **{f"image/{kind}": {"schema": file} for kind in formats},
-            "application/octet-stream": {"schema": file},
-        },
-    }

@@ -1,5 +1,6 @@
-"""Images in (PNG, JPEG and WebP) and out (PNG and npy)."""
+"""Images in (PNG, JPEG, WebP and NumPy files) and out (PNG and npy)."""
 
+from service.images.arrays import read_npy, read_npz
 from service.images.reading import (
     FORMATS,
     check_pixels,
@@ -22,6 +23,8 @@ __all__ = [
     "fit_to_model",
     "format_names",
     "open_image",
+    "read_npy",
+    "read_npz",
     "render",
     "sheet_png",
     "sheet_size",

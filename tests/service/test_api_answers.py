@@ -47,7 +47,6 @@ def numbers(body: dict[str, Any]) -> Any:
         ("*/*", PNG),
         ("image/*", PNG),
         (CHROME, PNG),
-        ("text/html", PNG),
         (JSON, JSON),
         ("Application/JSON", JSON),
         (f"{JSON}, */*", JSON),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.http.problems import problem_tree
 from service.images import encode_png
 
 OPERATIONS = [
@@ -40,6 +42,9 @@ OPEN = ["/health/live", "/health/ready", "/metrics"]
 REFUSALS = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429]
 CHECKS = f"[checks.negative_data_rejection]\nexpected-statuses = {REFUSALS}\n"
 
+
+SPECIAL = {"MethodNotAllowed", "NotAcceptable", "Forbidden", "ReloadRefused", "ReloadUnderWay"}
+"""Problems of some calls only."""
 
 patient = settings(
     max_examples=10, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -85,9 +90,47 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
             target = target[part]
 
 
+def test_every_status_is_documented(document: dict[str, Any]) -> None:
+    shared = document["components"]["responses"]
+    kinds = {kind for kind in problem_tree() if kind.__name__ not in SPECIAL}
+    for path, calls in document["paths"].items():
+        for operation in calls.values():
+            for status, response in operation["responses"].items():
+                if status != "200":
+                    name = response["$ref"].removeprefix("#/components/responses/")
+                    assert set(shared[name]["content"]) == {"application/problem+json"}, (path, status)
+    described = document["paths"]["/loglik"]["post"]["responses"]
+    assert {int(status) for status in described} - {200} == {kind.status for kind in kinds}
+    assert "Retry-After" in shared[described["503"]["$ref"].rpartition("/")[2]]["headers"]
+    assert {"ProblemDetail", "ParameterError"} <= set(document["components"]["schemas"])
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_operations_have_short_names(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for calls in document["paths"].values() for operation in calls.values()]
+    assert len(set(names)) == len(OPERATIONS)
+    assert all(name.replace("_", "").isalpha() and len(name) < 20 for name in names)
+    assert {"sample", "score", "novelty", "list_pseudo_inputs", "get_model"} <= set(names)
+
+
+def test_the_parameters_of_a_call_come_before_those_that_many_share(document: dict[str, Any]) -> None:
+    for calls in document["paths"].values():
+        for operation in calls.values():
+            names = [parameter["name"] for parameter in operation.get("parameters", [])]
+            assert "model" not in names[:-1]
+    first = [parameter["name"] for parameter in document["paths"]["/sample"]["post"]["parameters"]][:3]
+    assert first == ["pseudo_input", "n", "seed"]
+
+
 PNG = encode_png(np.zeros((1, 8, 8), np.float32))
+NPY, NPZ = io.BytesIO(), io.BytesIO()
+np.save(NPY, np.zeros((8, 8), np.uint8))
+np.savez(NPZ, images=np.zeros((8, 8), np.uint8))
 for media_type in ("image/png", "image/jpeg", "image/webp", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, st.just(PNG))  # the bytes decide the format
+schemathesis.openapi.media_type("application/x-npy", st.just(NPY.getvalue()))
+for media_type in ("application/x-npz", "application/zip"):
+    schemathesis.openapi.media_type(media_type, st.just(NPZ.getvalue()))
 schemathesis.openapi.format("binary", st.just(PNG))
 schemathesis.openapi.format("base64-image", st.just(base64.b64encode(PNG).decode()))
 
@@ -209,4 +252,25 @@ def test_the_limits_of_uploads_are_described(serve: Any) -> None:
     for media_type, name in (("application/json", "images"), ("multipart/form-data", "file")):
         array = body["content"][media_type]["schema"]["properties"][name]
         assert (array["minItems"], array["maxItems"]) == (1, 3)
-    assert set(body["content"]) == {"application/json", "multipart/form-data", "image/png", "application/octet-stream"}
+    images = {"image/png", "application/octet-stream", "application/x-npy", "application/x-npz", "application/zip"}
+    assert set(body["content"]) == {"application/json", "multipart/form-data"} | images
+
+
+def test_the_examples_are_answers_of_the_shipped_default_model(serve: Any) -> None:
+    name = "static_mnist-hvae-vampprior"
+    with serve(model_store=Path(__file__).parents[2] / "model_store", default_model=name, models=name) as service:
+        document = service.client.get("/openapi.json").json()
+        for path in ("/loglik", "/novelty"):
+            call = document["paths"][path]["post"]
+            example = call["responses"]["200"]["content"]["application/json"]["example"]
+            request = document["components"]["requestBodies"]["Images"]["content"]["application/json"]["example"]
+            # another processor rounds otherwise
+            assert service.client.post(path, json=request).json() == close_to(example)
+
+
+def close_to(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: close_to(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [close_to(item) for item in value]
+    return pytest.approx(value, rel=1e-3, abs=1e-3) if isinstance(value, float) else value

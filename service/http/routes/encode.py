@@ -14,6 +14,7 @@ from service.http.routes.parameters import UploadQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import EncodeAnswer
 from service.http.uploads import UPLOAD_BODY
+from service.http.validators import etag_of
 
 __all__ = ["router"]
 
@@ -27,7 +28,11 @@ class EncodeQuery(UploadQuery):
 
 
 @router.post(
-    "/encode", response_model=EncodeAnswer, responses={200: {"headers": ANSWER_HEADERS}}, openapi_extra=UPLOAD_BODY
+    "/encode",
+    operation_id="encode",
+    response_model=EncodeAnswer,
+    responses={200: {"headers": ANSWER_HEADERS}},
+    openapi_extra=UPLOAD_BODY,
 )
 async def encode(request: Request, query: Annotated[EncodeQuery, Query()]) -> Response:
     """Posterior means and standard deviations of every stochastic layer, and the prior components nearest the image."""
@@ -38,4 +43,5 @@ async def encode(request: Request, query: Annotated[EncodeQuery, Query()]) -> Re
 
     key = cache_key("encode", loaded.digest, repr(query.top), *images.digests())
     results, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(results_json(loaded, images.names, results.split(b"\n")), "application/json", loaded, hit=hit)
+    body = results_json(loaded, images.names, results.split(b"\n"))
+    return answer(body, "application/json", loaded, hit=hit, etag=etag_of(key, *images.names))

@@ -19,13 +19,13 @@ BAD_PARAMETER: dict[int | str, dict[str, Any]] = {422: PROBLEM_RESPONSES[422]}
 router = APIRouter(route_class=QueryRoute, tags=["operations"], responses=BAD_PARAMETER)
 
 
-@router.get("/health/live")
+@router.get("/health/live", operation_id="live")
 async def live(_: Request) -> Health:
     """Answers as long as the process does."""
     return Health(status="live")
 
 
-@router.get("/health/ready", responses={503: PROBLEM_RESPONSES[503]})
+@router.get("/health/ready", operation_id="ready", responses={503: PROBLEM_RESPONSES[503]})
 async def ready(request: Request) -> Health:
     """200 once every model has loaded and run; 503 before, and while the service stops."""
     store = service_of(request).store
@@ -34,7 +34,12 @@ async def ready(request: Request) -> Health:
     return Health(status="ready")
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
     body, content_type = service_of(request).metrics.render()

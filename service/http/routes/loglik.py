@@ -18,6 +18,7 @@ from service.http.routes.parameters import BinarizeQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import LogLikelihoodAnswer
 from service.http.uploads import UPLOAD_BODY
+from service.http.validators import etag_of
 
 __all__ = ["router"]
 
@@ -54,6 +55,7 @@ class LogLikelihoodQuery(BinarizeQuery):
 
 @router.post(
     "/loglik",
+    operation_id="score",
     response_model=LogLikelihoodAnswer,
     responses={200: {"headers": ANSWER_HEADERS}},
     openapi_extra=UPLOAD_BODY,
@@ -101,7 +103,7 @@ async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]
             await _all([score(index) for index in missing])
     results = [score for score in scores if score is not None]
     body = results_json(loaded, images.names, results, seed=seed, num_samples=num_samples)
-    return answer(body, "application/json", loaded, seed=seed, hit=not missing)
+    return answer(body, "application/json", loaded, seed=seed, hit=not missing, etag=etag_of(*keys, *images.names))
 
 
 async def _all(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+import msgspec
+from fastapi import APIRouter, Path, Request, Response
 
 from service.errors import Forbidden, ReloadRefused, ReloadUnderWay
 from service.http.problems import PROBLEM_RESPONSES, problem_responses
 from service.http.routes.parameters import refuse_body, service_of
 from service.http.routes.query import QueryRoute
-from service.http.schemas import ModelList, ModelSummary
+from service.http.schemas import CardAnswer, ModelList, ModelSummary
+from service.http.validators import REVALIDATE, etag_of, not_modified
 from service.models.generation import Refusal
 from service.models.loaded import LoadedModel
 from service.models.store import ModelStore
@@ -29,13 +31,17 @@ Name = Annotated[
 ]
 
 
-@router.get("/models")
-async def models(request: Request) -> ModelList:
+@router.get("/models", operation_id="list_models", response_model=ModelList)
+async def models(request: Request) -> Response:
     """Every checkpoint of the store: those that answer, and those that were refused and why."""
-    return _list(service_of(request).store)
+    return _conditional(request, _list(service_of(request).store).model_dump(mode="json"))
 
 
-@router.post("/models/reload", responses=problem_responses(Forbidden, ReloadRefused, ReloadUnderWay))
+@router.post(
+    "/models/reload",
+    operation_id="reload_models",
+    responses=problem_responses(Forbidden, ReloadRefused, ReloadUnderWay),
+)
 async def reload(request: Request) -> ModelList:
     """Load the checkpoints that the store has now, and move to them without a pause.
 
@@ -49,10 +55,19 @@ async def reload(request: Request) -> ModelList:
     return _list(store)
 
 
-@router.get("/models/{name}")
-async def model(request: Request, name: Name) -> dict[str, Any]:
+@router.get("/models/{name}", operation_id="get_model", response_model=CardAnswer)
+async def model(request: Request, name: Name) -> Response:
     """The card of a model, `name` or `name@version`: network, data, training, test metrics."""
-    return service_of(request).store.resolve(name).card.to_dict()
+    return _conditional(request, service_of(request).store.resolve(name).card.to_dict())
+
+
+def _conditional(request: Request, content: object) -> Response:
+    """The content as JSON, or 304 if the client has it already."""
+    body = msgspec.json.encode(content)
+    etag = etag_of(body)
+    return not_modified(request, etag) or Response(
+        body, media_type="application/json", headers={**REVALIDATE, "ETag": etag}
+    )
 
 
 def _list(store: ModelStore) -> ModelList:

@@ -9,12 +9,13 @@ from pydantic import Field
 
 from service.cache import cache_key
 from service.errors import BadParameter
-from service.http.answers import ANSWER_HEADERS, IMAGE_RESPONSE, MEDIA_TYPES, answer, results_json
+from service.http.answers import ANSWER_HEADERS, IMAGE_RESPONSE, answer, answer_type, results_json
 from service.http.problems import PROBLEM_RESPONSES
 from service.http.routes.parameters import BinarizeQuery, LayoutQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import NoveltyAnswer
 from service.http.uploads import UPLOAD_BODY
+from service.http.validators import etag_of
 from vampprior.novelty import NUM_SAMPLES
 
 __all__ = ["router"]
@@ -55,7 +56,11 @@ class HeatMapQuery(LayoutQuery, BinarizeQuery):
 
 
 @router.post(
-    "/novelty", response_model=NoveltyAnswer, responses={200: {"headers": ANSWER_HEADERS}}, openapi_extra=UPLOAD_BODY
+    "/novelty",
+    operation_id="novelty",
+    response_model=NoveltyAnswer,
+    responses={200: {"headers": ANSWER_HEADERS}},
+    openapi_extra=UPLOAD_BODY,
 )
 async def novelty(request: Request, query: Annotated[NoveltyQuery, Query()]) -> Response:
     """Decide whether images are new to the model.
@@ -99,10 +104,16 @@ async def novelty(request: Request, query: Annotated[NoveltyQuery, Query()]) -> 
         "fdr": query.fdr,
     }
     body = results_json(loaded, images.names, results.split(b"\n"), **fields)
-    return answer(body, "application/json", loaded, seed=query.seed, hit=hit)
+    return answer(body, "application/json", loaded, seed=query.seed, hit=hit, etag=etag_of(key, *images.names))
 
 
-@router.post("/novelty/heatmap", responses=IMAGE_RESPONSE, response_class=Response, openapi_extra=UPLOAD_BODY)
+@router.post(
+    "/novelty/heatmap",
+    operation_id="novelty_heatmap",
+    responses=IMAGE_RESPONSE,
+    response_class=Response,
+    openapi_extra=UPLOAD_BODY,
+)
 async def heatmap(request: Request, query: Annotated[HeatMapQuery, Query()]) -> Response:
     """Show where images differ from the prototypes that are closest to them.
 
@@ -120,4 +131,4 @@ async def heatmap(request: Request, query: Annotated[HeatMapQuery, Query()]) -> 
 
     key = cache_key("heatmap", loaded.digest, repr((query.view, layout)), *images.digests())
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, MEDIA_TYPES[layout.format], loaded, hit=hit)
+    return answer(body, answer_type(request, layout), loaded, hit=hit, etag=etag_of(key))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
+from urllib.parse import urlencode
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -11,11 +12,12 @@ from pydantic import Field
 
 from service.cache import cache_key
 from service.errors import PseudoInputNotFound
-from service.http.answers import MEDIA_TYPES, answer, image_response
+from service.http.answers import answer, answer_type, image_response
 from service.http.problems import PROBLEM_RESPONSES
 from service.http.routes.parameters import MAX_SEED, LayoutQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import PseudoInputList
+from service.http.validators import etag_of, not_modified
 from service.models.loaded import LoadedModel
 
 __all__ = ["router"]
@@ -23,6 +25,11 @@ __all__ = ["router"]
 router = APIRouter(route_class=QueryRoute, tags=["pseudo-inputs"], responses=PROBLEM_RESPONSES)
 
 GALLERY_RESPONSE = image_response(PseudoInputList)
+LINK = {"schema": {"type": "string"}, "description": "The pages before and after this one (RFC 8288)."}
+PAGES = {
+    **GALLERY_RESPONSE,
+    200: {**GALLERY_RESPONSE[200], "headers": {**GALLERY_RESPONSE[200]["headers"], "Link": LINK}},
+}
 
 
 class PseudoInputQuery(LayoutQuery):
@@ -44,16 +51,19 @@ class GalleryQuery(PseudoInputQuery):
     )
 
 
-@router.get("/pseudo-inputs", responses=GALLERY_RESPONSE, response_class=Response)
+@router.get("/pseudo-inputs", operation_id="list_pseudo_inputs", responses=PAGES, response_class=Response)
 async def gallery(request: Request, query: Annotated[GalleryQuery, Query()]) -> Response:
     """The gallery: the learned pseudo-inputs, or for a prior that has none its components decoded at their means."""
     loaded, offset = query.loaded(request), query.offset
     order = np.argsort(-loaded.weights, kind="stable") if query.sort == "weight" else np.arange(loaded.num_components)
     chosen = [int(index) for index in order[offset : offset + query.limit]]
-    return await _show(request, query, loaded, chosen, offset)
+    response = await _show(request, query, loaded, chosen, offset)
+    if links := _links(request, offset, query.limit, loaded.num_components):
+        response.headers["Link"] = links
+    return response
 
 
-@router.get("/pseudo-inputs/{k}", responses=GALLERY_RESPONSE, response_class=Response)
+@router.get("/pseudo-inputs/{k}", operation_id="get_pseudo_input", responses=GALLERY_RESPONSE, response_class=Response)
 async def one(
     request: Request,
     query: Annotated[PseudoInputQuery, Query()],
@@ -62,6 +72,20 @@ async def one(
     """One pseudo-input, or for a prior that has none one component decoded at its mean."""
     loaded = query.loaded(request)
     return await _show(request, query, loaded, [loaded.component(k)], offset=k)
+
+
+def _links(request: Request, offset: int, limit: int, total: int) -> str:
+    """Value of the header `Link` (RFC 8288): the pages before and after one that starts at `offset`, if there are any.
+
+    The addresses are relative to that of the request, so that they are right behind any proxy.
+    """
+    pages: dict[str, int] = {}
+    if offset > 0:
+        pages |= {"first": 0, "prev": max(0, min(offset, total) - limit)}
+    if offset + limit < total:
+        pages |= {"next": offset + limit, "last": (total - 1 - offset) // limit * limit + offset}
+    others = [(name, value) for name, value in request.query_params.items() if name != "offset"]
+    return ", ".join(f'<?{urlencode([*others, ("offset", page)])}>; rel="{name}"' for name, page in pages.items())
 
 
 async def _show(
@@ -77,5 +101,8 @@ async def _show(
         )
 
     key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout, query.stretch)))
+    etag = etag_of(key)
+    if (unchanged := not_modified(request, etag)) is not None:
+        return unchanged
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, MEDIA_TYPES[layout.format], loaded, hit=hit)
+    return answer(body, answer_type(request, layout), loaded, hit=hit, etag=etag)

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from service.errors import BadParameter
+from service.http.compression import compressed
 
 __all__ = ["QueryModel", "QueryRoute", "handlers_of"]
 
@@ -73,7 +74,8 @@ class QueryRoute(APIRoute):
             if has_query:
                 arguments["query"] = query
             result = await endpoint(request, **arguments)
-            return result if isinstance(result, Response) else JSONResponse(_plain(result))
+            response = result if isinstance(result, Response) else JSONResponse(_plain(result))
+            return await compressed(request, response)
 
         self.answer = handle
         return handle

@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from service.cache import cache_key
-from service.http.answers import IMAGE_RESPONSE, MEDIA_TYPES, answer
+from service.http.answers import IMAGE_RESPONSE, answer, answer_type
 from service.http.problems import PROBLEM_RESPONSES
 from service.http.routes.parameters import LayoutQuery, Mode, Seed, UploadQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.uploads import UPLOAD_BODY
+from service.http.validators import etag_of
 
 __all__ = ["router"]
 
@@ -25,7 +26,13 @@ class ReconstructQuery(LayoutQuery, UploadQuery):
     seed: Seed = 0
 
 
-@router.post("/reconstruct", responses=IMAGE_RESPONSE, response_class=Response, openapi_extra=UPLOAD_BODY)
+@router.post(
+    "/reconstruct",
+    operation_id="reconstruct",
+    responses=IMAGE_RESPONSE,
+    response_class=Response,
+    openapi_extra=UPLOAD_BODY,
+)
 async def reconstruct(request: Request, query: Annotated[ReconstructQuery, Query()]) -> Response:
     """Encode and decode images.
 
@@ -42,4 +49,4 @@ async def reconstruct(request: Request, query: Annotated[ReconstructQuery, Query
 
     key = cache_key("reconstruct", loaded.digest, repr((seed, query.mode, layout)), *images.digests())
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, MEDIA_TYPES[layout.format], loaded, seed=seed, hit=hit)
+    return answer(body, answer_type(request, layout), loaded, seed=seed, hit=hit, etag=etag_of(key))

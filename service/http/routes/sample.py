@@ -8,10 +8,11 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from service.cache import cache_key
-from service.http.answers import IMAGE_RESPONSE, MEDIA_TYPES, answer
+from service.http.answers import IMAGE_RESPONSE, answer, answer_type
 from service.http.problems import PROBLEM_RESPONSES
 from service.http.routes.parameters import MAX_SEED, LayoutQuery, Mode, client_of, random_seed, refuse_body, service_of
 from service.http.routes.query import QueryRoute
+from service.http.validators import etag_of
 
 __all__ = ["router"]
 
@@ -34,7 +35,7 @@ class SampleQuery(LayoutQuery):
     )
 
 
-@router.post("/sample", responses=IMAGE_RESPONSE, response_class=Response)
+@router.post("/sample", operation_id="sample", responses=IMAGE_RESPONSE, response_class=Response)
 async def sample(request: Request, query: Annotated[SampleQuery, Query()]) -> Response:
     """Draw images.
 
@@ -57,9 +58,9 @@ async def sample(request: Request, query: Annotated[SampleQuery, Query()]) -> Re
             client=client_of(request),
         )
 
-    media_type = MEDIA_TYPES[layout.format]
+    media_type = answer_type(request, layout)
     if query.seed is None:  # nobody will ask for this one again
         return answer(await compute(), media_type, loaded, seed=seed)
     key = cache_key("sample", loaded.digest, repr((component, query.n, seed, query.mode, query.temperature, layout)))
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, media_type, loaded, seed=seed, hit=hit)
+    return answer(body, media_type, loaded, seed=seed, hit=hit, etag=etag_of(key))

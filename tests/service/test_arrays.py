@@ -1,0 +1,151 @@
+"""NumPy files as uploads: which arrays are images, and what hostile files are answered."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.errors import BadImage, TooLarge
+from service.images import decode_image, read_npy, read_npz
+
+GRAY, COLOUR = (1, 8, 8), (3, 8, 8)
+LEVELS = np.arange(2 * 3 * 64, dtype=np.int64).reshape(2, 3, 8, 8) % 256
+
+
+def npy(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def npz(compressed: bool = False, **arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(stream, **arrays)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        LEVELS.astype(np.uint8),
+        LEVELS.transpose(0, 2, 3, 1),
+        np.asfortranarray(LEVELS.astype(">i4")),
+        LEVELS / 255.0,
+        (LEVELS / 255.0).astype(np.float32),
+    ],
+)
+def test_every_layout_and_type_gives_the_same_levels(array: Any) -> None:
+    images = read_npy(npy(array), COLOUR, max_images=2)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, LEVELS)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (1, 1, 8, 8), (8, 8, 1), (1, 8, 8, 1)])
+def test_one_gray_image_may_leave_out_axes(shape: tuple[int, ...]) -> None:
+    array = np.arange(64, dtype=np.uint8).reshape(shape)
+    assert read_npy(npy(array), GRAY, max_images=1).tolist() == np.arange(64).reshape(1, 1, 8, 8).tolist()
+
+
+def test_booleans_are_black_and_white() -> None:
+    array = np.arange(64).reshape(8, 8) % 3 == 0
+    assert set(np.unique(read_npy(npy(array), GRAY, max_images=1))) == {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((2, 9, 9)), "shape (2, 9, 9); this model takes (N, 1, 8, 8)"),
+        (np.zeros((0, 8, 8)), "no image"),
+        (np.zeros(64), "no image"),
+        (np.zeros((8, 8), complex), "complex128 values"),
+        (np.zeros((8, 8), "U3"), "values"),
+        (np.full((8, 8), 256), "between 0 and 255"),
+        (np.full((8, 8), -1), "between 0 and 255"),
+        (np.full((8, 8), 1.5), "between 0 and 1"),
+        (np.full((8, 8), np.nan), "between 0 and 1"),
+        (np.full((8, 8), -np.inf), "between 0 and 1"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(array: Any, words: str) -> None:
+    with pytest.raises(BadImage) as caught:
+        read_npy(npy(array), GRAY, max_images=10)
+    assert words in caught.value.detail
+
+
+def test_objects_are_never_unpickled() -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([[None]]), allow_pickle=True)
+    with pytest.raises(BadImage, match="object"):
+        read_npy(stream.getvalue(), GRAY, max_images=1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PNG",
+        npy(np.zeros((8, 8)))[:-1],
+        npy(np.zeros((8, 8))) + b"0",
+        npy(np.zeros((8, 8))).replace(b"(8, 8)", b"(8, 9)"),
+        npy(np.zeros((8, 8))).replace(b"(8, 8)", b"(-1,8)"),
+        npy(np.zeros((8, 8))).replace(b"<f8", b"<Z8"),
+        b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65_535,
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}",
+    ],
+)
+def test_damaged_files_are_refused(data: bytes) -> None:
+    with pytest.raises(BadImage):
+        read_npy(data, GRAY, max_images=1)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_archive_holds_one_array_or_names_it(compressed: bool) -> None:
+    array, labels = np.zeros((3, 8, 8), np.uint8), np.arange(3)
+    assert len(read_npz(npz(compressed, anything=array), GRAY, max_images=3)) == 3
+    assert len(read_npz(npz(compressed, images=array, labels=labels), GRAY, max_images=3)) == 3
+    with pytest.raises(BadImage, match="named `images`"):
+        read_npz(npz(compressed, a=array, b=array), GRAY, max_images=3)
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    bomb = npz(True, images=np.zeros((100_000, 8, 8)))
+    assert len(bomb) < 100_000
+    with pytest.raises(TooLarge):
+        read_npz(bomb, GRAY, max_images=64)
+
+
+def test_a_damaged_archive_is_refused() -> None:
+    good = npz(True, images=np.random.default_rng(0).integers(0, 256, (4, 8, 8), np.uint8))
+    for bad in (b"", good[:-30], good[:60] + b"\xff" * 40 + good[100:]):
+        with pytest.raises(BadImage):
+            read_npz(bad, GRAY, max_images=4)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("images.npy", npy(np.zeros((8, 8))))
+    with pytest.raises(BadImage, match="compressed"):
+        read_npz(stream.getvalue(), GRAY, max_images=4)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "make"), [("application/x-npy", npy), ("application/x-npz", lambda array: npz(images=array))]
+)
+def test_the_service_answers_arrays_as_it_answers_files(
+    client: httpx.Client, pngs: list[bytes], media_type: str, make: Any
+) -> None:
+    of_files = client.post("/encode", files=[("file", (f"image {i}", png)) for i, png in enumerate(pngs[:3])])
+    assert of_files.status_code == 200
+    array = np.stack([decode_image(png, max_pixels=64) for png in pngs[:3]])
+    of_array = client.post("/encode", content=make(array), headers={"Content-Type": media_type})
+    assert of_array.json() == of_files.json()
+
+
+def test_the_service_bounds_the_images_of_an_array(client: httpx.Client, problem: Any) -> None:
+    body = npy(np.zeros((65, 8, 8), np.uint8))
+    response = client.post("/encode", content=body, headers={"Content-Type": "application/x-npy"})
+    problem(response, 413, "too-large")
+    assert "64" in response.json()["detail"]
