@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks import beside, http, json_bodies, model, process, profiles, replicas, training
 from benchmarks.machine import Options
-from benchmarks.novelty import novelty
+from benchmarks.novelty.figure import novelty
 from benchmarks.results import Result
 from benchmarks.soak import soak
 
