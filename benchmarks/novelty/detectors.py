@@ -15,9 +15,20 @@ from vampprior.checkpoint import load_checkpoint
 from vampprior.novelty import Decision, conformal_p_values
 from vampprior.statistics import image_statistics
 
-__all__ = ["Detector", "Judgement", "LogLikelihoodDetector", "NoveltyDetector", "OfPyOD", "pyod_detectors"]
+__all__ = [
+    "PCA_VARIANCE",
+    "Detector",
+    "Judgement",
+    "LogLikelihoodDetector",
+    "NoveltyDetector",
+    "OfPyOD",
+    "pyod_detectors",
+]
 
 Floats = NDArray[np.float64]
+
+PCA_VARIANCE = 0.99
+"""Share of the variance of the training images that the components of PCA have."""
 
 
 class Judgement(NamedTuple):
@@ -85,11 +96,16 @@ class OfPyOD:
     def judge(self, images: Pixels) -> Judgement:
         """Judge images by the detector's decision function."""
         scores = self.detector.decision_function(_rows(images))
+        if not np.isfinite(scores).all():
+            raise FloatingPointError(f"a score of {type(self.detector).__name__} is not finite")
         return Judgement(scores, conformal_p_values(self.known, scores))
 
 
 def pyod_detectors(seed: int, threads: int) -> dict[str, Any]:
-    """PyOD's detectors by name, with their default settings, not fitted."""
+    """PyOD's detectors by name, not fitted, with their default settings where these work.
+
+    By default PCA divides by the variance of all components, which is 0 where a pixel is the same in all training images.
+    """
     from pyod.models.auto_encoder import AutoEncoder
     from pyod.models.iforest import IForest
     from pyod.models.knn import KNN
@@ -100,7 +116,7 @@ def pyod_detectors(seed: int, threads: int) -> dict[str, Any]:
         "IsolationForest": IForest(random_state=seed, n_jobs=threads),
         "KNN": KNN(n_jobs=threads),
         "LOF": LOF(n_jobs=threads),
-        "PCA": PCA(random_state=seed),
+        "PCA": PCA(n_components=PCA_VARIANCE, random_state=seed),
         "AutoEncoder": AutoEncoder(random_state=seed, verbose=0),
     }
 

@@ -13,7 +13,14 @@ from threadpoolctl import threadpool_limits
 from benchmarks.machine import ROOT, Options
 from benchmarks.measure import AtLeast, Claim, Series, seconds_of, take_turns
 from benchmarks.novelty.comparison import FALSE_ALARM_RATE, OURS, RESAMPLES, compare
-from benchmarks.novelty.detectors import Detector, LogLikelihoodDetector, NoveltyDetector, OfPyOD, pyod_detectors
+from benchmarks.novelty.detectors import (
+    PCA_VARIANCE,
+    Detector,
+    LogLikelihoodDetector,
+    NoveltyDetector,
+    OfPyOD,
+    pyod_detectors,
+)
 from benchmarks.results import Result, Table
 from training.checkpoints import dataset_of, find_checkpoint
 from training.data import DATASETS, Dataset, data_directory
@@ -117,8 +124,9 @@ def _describe(fitted: int, there: int) -> str:
         f"{fitted:,} of the model's {there:,} training images" if fitted < there else f"the {there:,} training images"
     )
     return (
-        f"PyOD's detectors have their default settings, are fitted to {some}, and are calibrated on at most "
-        f"{MAX_IMAGES:,} validation images; {OURS} and -log p(x) are calibrated on all of them."
+        f"PyOD's detectors have their default settings, but PCA takes components of {PCA_VARIANCE:.0%} of the variance; "
+        f"they are fitted to {some}, and calibrated on at most {MAX_IMAGES:,} validation images. {OURS.capitalize()} and "
+        "-log p(x) are calibrated on all validation images."
     )
 
 

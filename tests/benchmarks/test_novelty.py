@@ -90,6 +90,15 @@ def test_a_detector_of_pyod_is_fitted_to_the_training_images_and_calibrated_on_t
     assert judged.p_values.tolist() == [1.0, 0.25, 0.5]
 
 
+def test_a_score_that_is_not_finite_is_an_error():
+    class Infinite(MeanDistance):
+        def decision_function(self, rows):
+            return np.full(len(rows), np.inf)
+
+    with pytest.raises(FloatingPointError, match="a score of Infinite is not finite"):
+        OfPyOD(Infinite(), flat([0, 100]), flat([60])).judge(flat([51]))
+
+
 def test_our_detectors_answer_as_the_service():
     folder = ROOT / "model_store" / "digits-hvae-vampprior" / "1"
     images = load_dataset("digits").gray("test")[:3, 0]
