@@ -104,7 +104,7 @@ class OfPyOD:
 def pyod_detectors(seed: int, threads: int) -> dict[str, Any]:
     """PyOD's detectors by name, not fitted, with their default settings where these work.
 
-    By default PCA divides by the variance of all components, which is 0 where a pixel is the same in all training images.
+    By default PCA divides by the variance of all components, which may be 0 if a pixel is the same in all images.
     """
     from pyod.models.auto_encoder import AutoEncoder
     from pyod.models.iforest import IForest

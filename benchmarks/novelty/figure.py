@@ -124,9 +124,9 @@ def _describe(fitted: int, there: int) -> str:
         f"{fitted:,} of the model's {there:,} training images" if fitted < there else f"the {there:,} training images"
     )
     return (
-        f"PyOD's detectors have their default settings, but PCA takes components of {PCA_VARIANCE:.0%} of the variance; "
-        f"they are fitted to {some}, and calibrated on at most {MAX_IMAGES:,} validation images. {OURS.capitalize()} and "
-        "-log p(x) are calibrated on all validation images."
+        f"PyOD's detectors have their default settings, but PCA takes components of {PCA_VARIANCE:.0%} of the "
+        f"variance; they are fitted to {some}, and calibrated on at most {MAX_IMAGES:,} validation images. "
+        f"{OURS.capitalize()} and -log p(x) are calibrated on all validation images."
     )
 
 
