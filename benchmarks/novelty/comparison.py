@@ -94,10 +94,14 @@ def verdict(areas: Mapping[str, Floats]) -> str:
     difference = areas[best] - areas[OURS]
     low, high = np.quantile(difference[1:], INTERVAL)
     if low > 0:
-        return f"**{best} wins** by {difference[0]:.3f}"
+        return f"**{best} wins** by {_gap(difference[0])}"
     if high < 0:
-        return f"{OURS} wins by {-difference[0]:.3f}"
+        return f"{OURS} wins by {_gap(-difference[0])}"
     return f"no clear difference from {best}"
+
+
+def _gap(difference: float) -> str:
+    return f"{difference:.3f}" if difference >= 0.0005 else "less than 0.001"
 
 
 def compare(

@@ -78,6 +78,7 @@ def test_another_detector_wins_only_outside_of_the_error():
     spread = np.linspace(-0.02, 0.02, 1001)
     ours = np.r_[0.9, 0.9 + spread]
     assert verdict({"ours": ours, "KNN": ours + 0.01, "PCA": ours - 0.1}) == "**KNN wins** by 0.010"
+    assert verdict({"ours": ours, "KNN": ours + 1e-4}) == "**KNN wins** by less than 0.001"
     assert verdict({"ours": ours, "KNN": np.r_[0.91, 0.91 - spread]}) == "no clear difference from KNN"
     assert verdict({"ours": ours, "KNN": ours - 0.01}) == "ours wins by 0.010"
     assert verdict({"ours": ours, "KNN": ours}) == "no clear difference from KNN"
