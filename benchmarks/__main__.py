@@ -10,7 +10,7 @@ import sys
 from benchmarks.figures import FIGURES
 from benchmarks.machine import Options
 from benchmarks.release import checked_out
-from benchmarks.results import claims_table, save, series_table
+from benchmarks.results import claims_table, measurements, save
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
             figure = FIGURES[name]
             print(f"\n{name}: {figure.title}\n", flush=True)
             rows.append(save(name, figure.title, figure.run(options), options))
-            print(series_table(rows[-1]), flush=True)
+            print(measurements(rows[-1]), flush=True)
     print(f"\n{claims_table(rows)}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks import beside, http, json_bodies, model, process, profiles, replicas, training
 from benchmarks.machine import Options
+from benchmarks.novelty.figure import novelty
 from benchmarks.results import Result
 from benchmarks.soak import soak
 
@@ -44,6 +45,7 @@ FIGURES = {
     "profile-processors": Figure("What each process takes of the processors, POST /loglik", profiles.processors),
     "training-step": Figure("A step of training against that of the paper's public code", training.step),
     "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
+    "novelty": Figure("New images told from known ones: POST /novelty against -log p(x) and PyOD", novelty),
     "start": Figure("From the service's start until it is ready", process.start),
     "soak": Figure("Ordinary and hostile requests at once, 1 GiB of memory for each process", soak),
     "json-bodies": Figure("Hostile JSON bodies of 16 MiB: stalls of the event loop, and memory", json_bodies.bodies),

@@ -22,7 +22,19 @@ __all__ = ["CHECKPOINT", "DIGIT", "ROOT", "Options", "describe_machine"]
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "model_store" / "static_mnist-hvae-vampprior" / "3"
 DIGIT = ROOT / "docs" / "digit.png"
-PACKAGES = ("torch", "numpy", "pillow", "fastapi", "starlette", "uvicorn", "litserve", "bentoml", "ray", "redis")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pillow",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "litserve",
+    "bentoml",
+    "ray",
+    "redis",
+    "pyod",
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.machine import Options, describe_machine
 from benchmarks.measure import Claim, Series
 
-__all__ = ["PAGE", "Result", "claims_table", "render_page", "save", "series_table", "stored_rows"]
+__all__ = ["PAGE", "Result", "Table", "claims_table", "measurements", "render_page", "save", "stored_rows"]
 
 FOLDER = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "RESULTS.md"
@@ -21,12 +21,22 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table of cells that are not measured in rounds, such as scores of several methods on several data sets."""
+
+    title: str
+    header: list[str]
+    lines: list[list[str]]
+
+
+@dataclass(frozen=True)
 class Result:
     """What a figure found: the measurements, and the claims that rest on them."""
 
     series: list[Series]
     claims: list[Claim]
     settings: dict[str, Any] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
 
 
 def save(name: str, title: str, result: Result, options: Options) -> Row:
@@ -38,6 +48,7 @@ def save(name: str, title: str, result: Result, options: Options) -> Row:
         "settings": options.settings() | result.settings,
         "claims": [{**asdict(claim.value), "target": str(claim.target), "met": claim.met} for claim in result.claims],
         "series": [asdict(series) for series in result.series],
+        **({"tables": [asdict(table) for table in result.tables]} if result.tables else {}),
     }
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
@@ -55,7 +66,7 @@ def render_page(rows: Iterable[Row]) -> str:
     rows = list(rows)
     parts = ["# Results", "Written by `python -m benchmarks` from `results/*.json`.", claims_table(rows)]
     for row in rows:
-        parts += [f"## {row['figure']}", f"{row['title']}.", series_table(row), _context(row)]
+        parts += [f"## {row['figure']}", f"{row['title']}.", measurements(row), _context(row)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -69,13 +80,15 @@ def claims_table(rows: Iterable[Row]) -> str:
     return _table(["figure", "", "median (lowest to highest)", "target", "met"], lines)
 
 
-def series_table(row: Row) -> str:
-    """A figure's measurements as a Markdown table."""
-    return _table(["", "median (lowest to highest)"], [[item["name"], _value(item)] for item in row["series"]])
+def measurements(row: Row) -> str:
+    """A figure's tables, if it has any, and its measurements as Markdown tables."""
+    series = _table(["", "median (lowest to highest)"], [[item["name"], _value(item)] for item in row["series"]])
+    tables = [f"{table['title']}\n\n{_table(table['header'], table['lines'])}" for table in row.get("tables", ())]
+    return "\n\n".join([*tables, series])
 
 
 def _value(item: Row) -> str:
-    return f"{Series(item['name'], item['unit'], item['values'])} {item['unit']}".replace(" times", " x")
+    return f"{Series(item['name'], item['unit'], item['values'])} {item['unit']}".replace(" times", " x").rstrip()
 
 
 def _context(row: Row) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from training.calibration import Calibrator, Images, load_images
+from training.calibration import Binarize, Calibrator, Images, load_images
 from training.checkpoints import find_checkpoint
 from training.data import DatasetError
 from training.machine import default_max_bytes, select_device
@@ -30,8 +30,17 @@ def calibrate(
     name: Annotated[
         str, typer.Option(help="Name of the calibration; your own images need one other than default.")
     ] = DEFAULT_NAME,
+    binarize: Annotated[
+        Binarize,
+        typer.Option(
+            help="How your own gray images become black and white for a binary model: threshold, at one half; or "
+            "sample, white with the probability that the gray level says. Requests must then ask for the same."
+        ),
+    ] = Binarize.THRESHOLD,
     num_samples: Annotated[int, typer.Option(min=1, help="Draws of the latents per image.")] = NUM_SAMPLES,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all noise and of the folds.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of all noise, of the folds and of sampled pixels.")
+    ] = 0,
     data_dir: DataDir = None,
     store: Store = Path("model_store"),
     device: Device = "auto",
@@ -51,7 +60,7 @@ def calibrate(
     with interruptible(lambda: "nothing was written"):
         machine = select_device(device, threads)
         calibrator = Calibrator(folder, machine, default_max_bytes(machine), name, num_samples, seed)
-        _run(calibrator, load_images(calibrator.card, images, data_dir))
+        _run(calibrator, load_images(calibrator.card, images, data_dir, binarize, seed))
 
 
 def calibrate_by_default(folder: Path, images: Images, device: torch.device) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from training.checkpoints import dataset_of
 from training.data import Dataset, DatasetError, Pixels, load_dataset
+from vampprior.binarization import sample_binary
 from vampprior.calibration import (
     DEFAULT_NAME,
     Calibration,
+    CalibrationError,
     LatentMap,
     calibration_file,
     write_calibration,
@@ -30,7 +33,7 @@ from vampprior.likelihoods import LIKELIHOODS
 from vampprior.novelty import NUM_SAMPLES, Statistics
 from vampprior.statistics import image_statistics
 
-__all__ = ["Calibrator", "Images", "latent_map", "load_images", "own_images", "validation_images"]
+__all__ = ["Binarize", "Calibrator", "Images", "latent_map", "load_images", "own_images", "validation_images"]
 
 TABLE_SAMPLES = (1, 16, 100, 500)
 """Numbers of importance samples whose log-likelihoods are tabulated; the card has those of an evaluation."""
@@ -42,6 +45,13 @@ MAX_POINTS = 2000
 BATCH = 500
 """Images that are encoded at once."""
 MIN_IMAGES = 20
+
+
+class Binarize(StrEnum):
+    """How gray images become black and white for a binary model, as `binarize` of a request."""
+
+    THRESHOLD = "threshold"
+    SAMPLE = "sample"
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,27 @@ class Images:
             raise DatasetError(f"there are {len(self.pixels)} calibration images; at least {MIN_IMAGES} are needed")
 
 
-def load_images(card: Card, images: Path | None = None, data_directory: Path | None = None) -> Images:
+def load_images(
+    card: Card,
+    images: Path | None = None,
+    data_directory: Path | None = None,
+    binarize: Binarize = Binarize.THRESHOLD,
+    seed: int = 0,
+) -> Images:
     """The validation images of a checkpoint's data set, or the user's own ones if their path is given.
 
-    Raises `CheckpointError` if the card does not name its data set, and `DatasetError` if images cannot be loaded, are
-    of another size than the model's, or are fewer than 20.
+    `binarize` and `seed` are those of `own_images`.
+
+    Raises `CheckpointError` if the card does not name its data set, or `binarize` does not fit the images or the model;
+    and `DatasetError` if images cannot be loaded, are of another size than the model's, or are fewer than 20.
     """
-    found = own_images(card, images) if images else validation_images(dataset_of(card, data_directory, "valid"))
+    if binarize is Binarize.SAMPLE and images is None:
+        raise CalibrationError("--binarize sample is for --images; validation images are as their data set has them")
+    found = (
+        own_images(card, images, binarize, seed)
+        if images
+        else validation_images(dataset_of(card, data_directory, "valid"))
+    )
     if found.pixels.shape[1:] != card.model.image_shape:
         raise DatasetError(f"the images have shape {found.pixels.shape[1:]}, the model's {card.model.image_shape}")
     found.check()
@@ -80,10 +104,19 @@ def validation_images(dataset: Dataset) -> Images:
     return Images(dataset.gray("valid"), dataset.labels.get("valid"))
 
 
-def own_images(card: Card, path: Path) -> Images:
-    """All images of a folder or an `.npz` file; those of a binary model are thresholded at one half."""
-    dataset = load_dataset(str(path.absolute()), likelihood=LIKELIHOODS[card.model.likelihood])
-    return Images(np.concatenate([dataset.gray(split) for split in ("train", "valid", "test")]))
+def own_images(card: Card, path: Path, binarize: Binarize = Binarize.THRESHOLD, seed: int = 0) -> Images:
+    """All images of a folder or an `.npz` file.
+
+    Those of a binary model are thresholded at one half, or their pixels are drawn by their gray levels, image i from
+    the stream (seed, i). Raises `CalibrationError` if pixels are to be drawn for a model that takes gray levels.
+    """
+    likelihood = LIKELIHOODS[card.model.likelihood]
+    drawn = binarize is Binarize.SAMPLE
+    if drawn and not likelihood.binary:
+        raise CalibrationError("--binarize sample is for binary models, and this one takes gray levels as they are")
+    dataset = load_dataset(str(path.absolute()), likelihood=None if drawn else likelihood)
+    gray = np.concatenate([dataset.gray(split) for split in ("train", "valid", "test")])
+    return Images(sample_binary(gray, seed) if drawn else gray)
 
 
 class Calibrator:

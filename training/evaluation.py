@@ -175,7 +175,10 @@ class Evaluation:
 
         Active units are counted over all images of the split, the rest over the chosen ones. ELBO, reconstruction and
         KL are means over the importance samples. `reliable_share` is the fraction of images with a Pareto k-hat below
-        0.7, whose standard error can be trusted. Raises `FloatingPointError` if a score is not finite.
+        0.7, whose standard error can be trusted. `gain_over_plain` is the mean difference in nats between the refined
+        log-likelihoods and the plain ones on the card, of the same images.
+
+        Raises `FloatingPointError` if a score is not finite.
         """
         columns = self.scores.columns
         if not all(column.isfinite().all() for name, column in columns.items() if name != "pareto_k"):
@@ -196,6 +199,7 @@ class Evaluation:
             "median_effective_sample_size": columns["effective_sample_size"].median().item(),
             "bits_per_dim": -value.mean().item() / (self.model.config.num_pixels * math.log(2.0)),
             "active_units": self._active_units(),
+            **self._gain_over_plain(),
             "seed": self.plan.seed,
             "device": device_name(self.device),
             "wall_clock_seconds": round(self.scores.seconds, 1),
@@ -234,6 +238,15 @@ class Evaluation:
         title = f"{card.name}, version {card.version}"
         draw_histogram(columns["value"].numpy(), self.folder / HISTOGRAM_FILE, title=title)
         return write_card(self.folder, card)
+
+    def _gain_over_plain(self) -> dict[str, float]:
+        """Gain of refined log-likelihoods with its standard error; empty if the card lacks the plain ones."""
+        plain = self.card.scores if self.plan.refine and self.plan.split == "test" else None
+        if plain is None or len(plain.log_likelihood) != len(self.images):
+            return {}
+        gain = self.scores.columns["value"] - torch.from_numpy(plain.log_likelihood)[self.indices]
+        error = gain.std().item() / math.sqrt(len(gain))
+        return {"gain_over_plain": gain.mean().item(), "gain_over_plain_standard_error": error}
 
     def _active_units(self) -> dict[str, int]:
         """Units per layer whose posterior mean has a variance over 0.01 between images (Burda et al., 2016)."""

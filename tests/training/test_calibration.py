@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.calibration import Calibrator, Images, latent_map, load_images, validation_images
+from training.calibration import Binarize, Calibrator, Images, latent_map, load_images, validation_images
 from training.data import Dataset, DatasetError
 from vampprior.calibration import Calibration, CalibrationError, read_calibration, read_calibrations
 from vampprior.card import read_card
@@ -179,10 +179,33 @@ def test_own_normal_images_have_a_calibration_of_their_own(
     assert (own_variation == own_variation.round()).all()
 
 
+def test_pixels_of_own_gray_images_are_drawn_by_their_levels(
+    command: Command, checkpoint: Path, tmp_path: Path, digits: Dataset
+) -> None:
+    np.savez(tmp_path / "own.npz", images=digits.gray("test")[:, 0] // 255 * 102)
+    card = read_card(checkpoint)
+    drawn = load_images(card, tmp_path / "own.npz", binarize=Binarize.SAMPLE)
+    assert set(np.unique(drawn.pixels)) == {0, 255}
+    assert drawn.pixels.astype(bool).sum() / digits.test.sum() == pytest.approx(0.4, abs=0.02)
+    assert load_images(card, tmp_path / "own.npz", binarize=Binarize.SAMPLE, seed=1).sha256 != drawn.sha256
+    assert not load_images(card, tmp_path / "own.npz").pixels.any()
+    answer = command("calibrate", checkpoint, "--images", tmp_path / "own.npz", "--name", "b", "--binarize", "sample")
+    assert answer.code == 0
+    assert read_calibration(checkpoint, read_card(checkpoint), "b").images_sha256 == drawn.sha256
+
+
+def test_gray_levels_are_not_drawn_for_a_model_that_takes_them_as_they_are(checkpoint: Path, tmp_path: Path) -> None:
+    card = read_card(checkpoint)
+    gray = replace(card, model=replace(card.model, likelihood="logistic"))
+    with pytest.raises(CalibrationError, match="for binary models, and this one takes gray levels"):
+        load_images(gray, tmp_path / "own.npz", binarize=Binarize.SAMPLE)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--images", "own.npz"], "--images and --name go together"),
+        (["--binarize", "sample"], "--binarize sample is for --images"),
         (["--name", "mine"], "--images and --name go together"),
         (["--images", "own.npz", "--name", "No"], "must be lower-case letters"),
         (["--images", "own.npz", "--name", "mine"], "the images have shape (1, 5, 6), the model's (1, 8, 8)"),

@@ -224,3 +224,27 @@ def test_metrics_of_more_images_or_samples_are_kept(
     reason = open_evaluation(**change).reason_not_to_write()
     assert (reason == "") == written
     assert written or reason.startswith("the card has metrics of 12 images with 20 samples")
+
+
+def test_the_gain_of_refinement_is_over_the_plain_scores_of_the_same_images(
+    open_evaluation: Open, checkpoint: Path
+) -> None:
+    part = open_evaluation()
+    part.score(silently)
+    part.write(part.metrics())
+    refined = open_evaluation(refine=2)
+    refined.score(silently)
+    assert "gain_over_plain" not in refined.metrics()  # the plain scores are of other images
+
+    plain = open_evaluation(max_images=None)
+    plain.score(silently)
+    plain.write(plain.metrics())
+    refined = open_evaluation(refine=2)
+    refined.score(silently)
+    metrics = refined.metrics()
+    differences = refined.scores.columns["value"] - plain.scores.columns["value"][refined.indices]
+    assert metrics["gain_over_plain"] == pytest.approx(differences.mean().item(), abs=1e-5)
+    assert metrics["gain_over_plain_standard_error"] == pytest.approx(differences.std().item() / 12**0.5, abs=1e-5)
+    refined.write(metrics)
+    written = read_card(checkpoint).metrics
+    assert (written["num_images"], written["refined"]["num_images"], written["refined"]["refine"]) == (250, 12, 2)

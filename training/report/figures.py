@@ -1,4 +1,4 @@
-"""`python -m training figure N`: the figures of the paper, drawn from checkpoints."""
+"""`python -m training figure NAME`: the figures of the paper, by their numbers, and others, drawn from checkpoints."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from torch import Tensor
 
 from training.checkpoints import dataset_of, find_checkpoint
+from training.data import data_directory
 from training.report.charts import Comparison, draw_active_units, draw_bounds, draw_densities
+from training.report.explanations import draw_explanations, explain
+from training.report.novel_sets import altered_sets, choose, foreign_sets
 from training.report.pictures import Panel, draw_panels, draw_prototypes, pseudo_inputs_of, reconstruct, sample
 from training.report.results import Cards, dataset_name, reference
 from training.terminal import DataDir, Store
+from vampprior.calibration import read_calibration
 from vampprior.card import Card, CheckpointError, read_card
 from vampprior.checkpoint import load_checkpoint
 from vampprior.latent_model import LatentModel
@@ -22,8 +27,12 @@ from vampprior.models import MODELS
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Draw a figure of the paper from checkpoints.", no_args_is_help=True)
+app = typer.Typer(
+    help="Draw a figure from checkpoints; those with numbers are figures of the paper.", no_args_is_help=True
+)
 
+SHOWN = ("hole", "stroke", "flipped left to right", "Omniglot", "Fashion-MNIST", "blank")
+"""Sets of which the figure `novelty` shows an image, beside a test image."""
 SIDE = 6
 """Rows and columns of a panel."""
 CHOSEN = 3
@@ -133,6 +142,36 @@ def densities(
             raise CheckpointError(f"{reference(card)} is not evaluated; run `python -m training evaluate`")
         rows.setdefault(dataset_name(card), []).append(card)
     draw_densities(list(rows.values()), output)
+    print(output)
+
+
+@app.command()
+def novelty(
+    checkpoint: Checkpoint,
+    seed: Seed = 0,
+    output: Output = Path("novelty.png"),
+    data_dir: DataDir = None,
+    store: Store = Path("model_store"),
+) -> None:
+    """A test image and images that should be new, with p-values, closest prototypes and heat maps."""
+    folder = find_checkpoint(checkpoint, store)
+    model, card = load_checkpoint(folder)
+    calibration, dataset = read_calibration(folder, card), dataset_of(card, data_dir)
+    if dataset.image_shape[0] > 1:
+        raise CheckpointError(f"{reference(card)} is a model of color images; this figure shows gray ones")
+    random, binary = np.random.default_rng(seed), model.likelihood.binary
+    # every set is altered from other images
+    test = choose(dataset.gray("test")[:, 0], 1 + len(SHOWN), random)
+    altered = altered_sets(test, binary, random, margin=min(test.shape[1:]) // 4 - 1)
+    directory = data_dir or data_directory()
+    foreign = foreign_sets(dataset.name, test.shape[1:], binary, 1, directory, random)
+    images = {"test image": test[0]}
+    for index, name in enumerate(SHOWN, start=1):
+        if name in foreign:
+            images[name] = foreign[name][0]
+        elif name in altered:
+            images[name] = altered[name][index]
+    draw_explanations(explain(model, calibration, images, seed), output)
     print(output)
 
 

@@ -13,11 +13,14 @@ from PIL import Image
 
 from training.data import Dataset
 from training.report.charts import Comparison, density
+from training.report.explanations import explain
 from training.report.pictures import pseudo_inputs_of, reconstruct, sample
 from training.report.results import Cards
+from vampprior.calibration import read_calibration
 from vampprior.card import Card, CheckpointError, Scores
-from vampprior.checkpoint import save_checkpoint
+from vampprior.checkpoint import load_checkpoint, save_checkpoint
 from vampprior.config import ModelConfig
+from vampprior.heatmap import Prototypes
 from vampprior.latent_model import LatentModel
 from vampprior.models import build_model
 
@@ -177,6 +180,33 @@ def test_figures_5_and_6_have_a_panel_a_checkpoint_and_one_of_real_images(
     np.testing.assert_array_equal(two, figure(number, "m", "p"))
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])
+def test_the_figure_of_novelty_has_a_column_per_image_and_is_drawn_anew_for_another_seed(
+    likelihood: str, figure: Figure, command: Command, put_model: Callable[..., LatentModel], tmp_path: Path
+) -> None:
+    put_model("m", likelihood=likelihood)
+    assert command("calibrate", "m").code == 0
+    options = ("novelty", "m", "--data-dir", tmp_path)
+    one, again, other = figure(*options), figure(*options), figure(*options, "--seed", 1)
+    np.testing.assert_array_equal(one, again)
+    assert one.shape == other.shape
+    assert (one != other).any()
+    assert one.shape[1] > 1.5 * one.shape[0]  # five columns of three images: no other data set is in the folder
+
+
+def test_explanations_are_those_of_the_library(digits: Dataset) -> None:
+    folder = Path(__file__).parents[3] / "model_store" / "digits-hvae-vampprior" / "1"
+    model, card = load_checkpoint(folder)
+    images = {"known": digits.gray("test")[0, 0], "inverted": 255 - digits.gray("test")[1, 0]}
+    known, inverted = explain(model, read_calibration(folder, card), images, seed=0)
+    assert (known.title, known.decision.novel, inverted.decision.novel) == ("known", False, True)
+    x = torch.from_numpy(digits.test[:1]).float()
+    prototypes = Prototypes.of(model)
+    np.testing.assert_array_equal(known.image, digits.test[0, 0])
+    np.testing.assert_allclose(known.contrast, prototypes.contrast(x)[0, 0].numpy(), atol=1e-6)
+    np.testing.assert_allclose(known.heat_map, prototypes.heat_map(x)[0].numpy(), atol=1e-6)
+
+
 def test_figure_7_puts_checkpoints_side_by_side_and_data_sets_below_one_another(
     figure: Figure, put_model: Callable[..., LatentModel], put_card: PutCard, tmp_path: Path
 ) -> None:
@@ -279,6 +309,7 @@ def test_too_few_cards_are_told_in_one_line(number: int, error: Error, put_card:
         ((4, "vamp", "--pseudo-input", 6), "vamp@1 has pseudo-inputs 0 to 5, none numbered 6"),
         ((7, "vamp", "new"), "new@1 is not evaluated"),
         ((6, "new"), "new@1 does not name its data set"),
+        (("novelty", "vamp"), "vamp@1 has no calibration 'default'"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(

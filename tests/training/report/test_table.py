@@ -171,6 +171,10 @@ def test_a_cell_says_how_it_came_to_be(put_card: PutCard, tables: Tables) -> Non
         "model": "HVAE (L = 2) + VampPrior",
         "paper": "-83.19",
         "ours": "-83.50 ± 0.25",
+        "refined": "–",
+        "gain (nats)": "–",
+        "k-hat < 0.7": "–",
+        "refinement": "–",
         "test images": "10,000",
         "samples": "5,000",
         "epochs (best/all)": "250/300",
@@ -217,6 +221,57 @@ def test_where_pseudo_inputs_start_is_no_matter_to_a_prior_that_learns_none(
 ) -> None:
     put_card("c", prior=prior, training={"recipe": {"pseudo_inputs": {"init": "data"}}})
     assert [row["beyond the paper"] for row in tables()["2"] if row["checkpoint"] == "c@1"] == [""]
+
+
+def refined(log_likelihood: float, share: float, gain: float | None = None) -> dict[str, Any]:
+    """Metrics with refined ones among them."""
+    metrics = {
+        "log_likelihood": log_likelihood,
+        "log_likelihood_standard_error": 0.75,
+        "num_images": 1000,
+        "num_samples": 1024,
+        "refine": 10,
+        "reliable_share": share,
+    }
+    gains = {} if gain is None else {"gain_over_plain": gain, "gain_over_plain_standard_error": 0.03}
+    return {"refined": metrics | gains}
+
+
+def test_refined_numbers_stand_beside_the_plain_ones(put_card: PutCard, tables: Tables) -> None:
+    put_card("c", log_likelihood=-83.5, metrics={"reliable_share": 0.2, **refined(-82.0, 0.92, gain=0.11)})
+    put_card("d", prior="mog", metrics={"reliable_share": 0.25})
+    put_card("e", "digits", metrics=refined(-15.0, 1.0))
+    found = tables()
+    row = find(found["2"], "static MNIST", "HVAE (L = 2) + VampPrior")
+    assert (row["ours"], row["refined"]) == ("-83.50 ± 0.25", "-82.00 ± 0.75")
+    assert (row["gain (nats)"], row["k-hat < 0.7"]) == ("+0.11 ± 0.03", "20% / 92%")
+    assert row["refinement"] == "1,000 images, 10 steps, 1,024 samples"
+    assert (row["test images"], row["samples"]) == ("10,000", "5,000")
+    plain = find(found["2"], "static MNIST", "HVAE (L = 2) + MoG")
+    columns = ("refined", "gain (nats)", "k-hat < 0.7", "refinement")
+    assert [plain[column] for column in columns] == ["–", "–", "25% / –", "–"]
+    assert [find(found["2"], "static MNIST", "VLAE")[column] for column in columns] == ["", "", "", ""]
+    (other,) = found["Other checkpoints"]
+    assert (other["refined"], other["gain (nats)"], other["k-hat < 0.7"]) == ("-15.00 ± 0.75", "–", "– / 100%")
+
+
+def test_a_split_without_refined_numbers_is_not_in_their_mean(put_card: PutCard, tables: Tables) -> None:
+    for split, bits in ((1, 4.4), (2, 4.6)):
+        metrics = {"reliable_share": 0.1 * split, **refined(nats(bits), 0.5, gain=10.0 * split)}
+        put_card(f"c-{split}", f"frey_faces_{split}", nats(5.0), metrics=metrics, **GRAY)
+    put_card("c-3", "frey_faces_3", nats(5.0), metrics={"reliable_share": 0.9}, **GRAY)
+    row = find(tables()["1"], "Frey Faces", "HVAE (L = 2) + VampPrior")
+    assert row["ours"].startswith("5.000 ± 0.000 (3 of 3 splits)")
+    assert row["refined"] == "4.500 ± 0.141 (2 of 3 splits)"
+    assert (row["gain (nats)"], row["k-hat < 0.7"]) == ("+15.00 ± 0.02", "15% / 50%")
+
+
+@pytest.mark.parametrize("metrics", ["high", {"log_likelihood": "high"}, {"num_images": 3}])
+def test_refined_numbers_written_by_hand_are_shown_as_far_as_they_go(
+    metrics: object, put_card: PutCard, tables: Tables
+) -> None:
+    put_card("c", metrics={"refined": metrics})
+    assert find(tables()["1"], "static MNIST", "HVAE (L = 2) + VampPrior")["refined"] == "–"
 
 
 def test_what_was_not_run_and_what_was_not_evaluated_says_so(put_card: PutCard, tables: Tables) -> None:
