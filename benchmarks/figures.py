@@ -46,6 +46,9 @@ FIGURES = {
     "training-step": Figure("A step of training against that of the paper's public code", training.step),
     "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
     "novelty": Figure("New images told from known ones: POST /novelty against -log p(x) and PyOD", novelty),
+    "training-convolutions": Figure(
+        "A step of training with gated convolutions against torch's own layers", training.convolutions
+    ),
     "start": Figure("From the service's start until it is ready", process.start),
     "soak": Figure("Ordinary and hostile requests at once, 1 GiB of memory for each process", soak),
     "json-bodies": Figure("Hostile JSON bodies of 16 MiB: stalls of the event loop, and memory", json_bodies.bodies),

@@ -72,5 +72,5 @@ def sample_by_full_passes(
     x = torch.zeros_like(uniform)
     for pixel in range(uniform.shape[1]):
         params = decoder(z2, z1, x.reshape(-1, *decoder.image_shape))
-        x[:, pixel] = likelihood.sample(params, uniform)[:, pixel]
+        x[:, pixel] = likelihood.sample(params, uniform, channels=1)[:, pixel]
     return x

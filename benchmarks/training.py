@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from benchmarks.machine import Options
 from benchmarks.measure import AtLeast, AtMost, Claim, ratio, seconds_of, take_turns
@@ -17,14 +20,17 @@ from training.data import Dataset, Pixels
 from training.machine import select_device
 from training.recipe import find_recipe
 from training.trainer import Trainer
+from vampprior.layers import GatedConv
 
-__all__ = ["RECIPE", "prior_cost", "step"]
+__all__ = ["RECIPE", "convolutions", "prior_cost", "step"]
 
 RECIPE = "static_mnist-hvae-vampprior"
 NUM_STEPS = 50
 TARGETS = {"cpu": 2.5, "cuda": 8.0}
 PRIOR_COSTS = {"hvae": 1.4, "conv_hvae": 1.9, "pixel_hvae": 1.4}
 """The VampPrior's wall-clock time over the standard prior's, with 500 pseudo-inputs, in the paper (Sec. 8.4.2)."""
+CONVOLUTIONAL = "static_mnist-conv_hvae-vampprior"
+CONVOLUTIONAL_STEPS = 2
 PRIOR_STEPS = {"hvae": NUM_STEPS, "conv_hvae": 2, "pixel_hvae": 2}
 
 
@@ -62,16 +68,48 @@ def prior_cost(options: Options) -> Result:
     return Result(series, claims, {"steps": str(PRIOR_STEPS), "device": device.type})
 
 
+def convolutions(options: Options) -> Result:
+    """Training steps of the convolutional model against steps with torch's layers in torch's memory layout."""
+    device = select_device("auto", options.threads)
+    images = _noise(CONVOLUTIONAL_STEPS * find_recipe(CONVOLUTIONAL).training.batch_size)
+    times = take_turns(
+        {
+            "gated convolutions": seconds_of(_trainer(CONVOLUTIONAL, images, device)),
+            "torch's layers": seconds_of(_trainer(CONVOLUTIONAL, images, device, _with_plain_convolutions)),
+        },
+        rounds=options.rounds,
+        unit="s",
+    )
+    speedup = ratio("speed over torch's layers", times["torch's layers"], times["gated convolutions"])
+    settings = {"steps": CONVOLUTIONAL_STEPS, "recipe": CONVOLUTIONAL, "device": device.type}
+    return Result([*times.values()], [Claim(speedup, AtLeast(2.0))], settings)
+
+
+def _with_plain_convolutions(model: nn.Module) -> None:
+    """Compute the gated convolutions of a model as `torch.nn.Conv2d` and `glu` do."""
+    for layer in model.modules():
+        if isinstance(layer, GatedConv):
+            layer.forward = partial(_plain_gated_convolution, layer.conv)  # type: ignore[method-assign]
+
+
+def _plain_gated_convolution(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.glu(F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding), dim=1)
+
+
 def _noise(count: int) -> Pixels:
     """Images that take as long as digits."""
     return np.random.default_rng(0).integers(0, 2, (count, 1, 28, 28)).astype(np.uint8)
 
 
-def _trainer(recipe: str, images: Pixels, device: torch.device) -> Callable[[], None]:
-    """The steps of an epoch as `training` takes them, without validation."""
+def _trainer(
+    recipe: str, images: Pixels, device: torch.device, change: Callable[[nn.Module], None] | None = None
+) -> Callable[[], None]:
+    """The steps of an epoch as `training` takes them, without validation; `change` modifies the model first."""
     dataset = Dataset("noise", images, images[:2], images[:2], levels=1)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(find_recipe(recipe), dataset, Path(folder), device)
+    if change is not None:
+        change(trainer.model)
 
     def run() -> None:
         trainer.train_epoch(0.5, torch.Generator(device).manual_seed(0))  # which waits for the device at its end

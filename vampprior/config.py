@@ -8,6 +8,9 @@ from typing import Any
 
 __all__ = ["ModelConfig"]
 
+OPTIONAL = ("depth", "width")
+"""Settings that a card holds only where they differ from their defaults, so that older programs read other cards."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -21,6 +24,8 @@ class ModelConfig:
         z1_dim, z2_dim: Latent units of the bottom and of the top layer.
         hidden_dim: Units of a hidden layer.
         num_components: Components K of the prior; for a VampPrior, its pseudo-inputs.
+        depth: Residual blocks per resolution, for residual networks.
+        width: Channels at the finest resolution, for residual networks.
 
     Raises:
         ValueError: If a field has the wrong type or is out of range. Whether the three names exist is checked when the
@@ -42,6 +47,8 @@ class ModelConfig:
     z2_dim: int = 40
     hidden_dim: int = 300
     num_components: int = 500
+    depth: int = 1
+    width: int = 32
 
     def __post_init__(self) -> None:
         for name in ("model", "prior", "likelihood"):
@@ -50,7 +57,7 @@ class ModelConfig:
         shape = self.image_shape
         if not isinstance(shape, tuple) or len(shape) != 3 or not all(_is_size(side) for side in shape):
             raise ValueError(f"image_shape must be three positive whole numbers (C, H, W), not {shape!r}")
-        for name in ("z1_dim", "z2_dim", "hidden_dim", "num_components"):
+        for name in ("z1_dim", "z2_dim", "hidden_dim", "num_components", *OPTIONAL):
             if not _is_size(getattr(self, name)):
                 raise ValueError(f"{name} must be a positive whole number, not {getattr(self, name)!r}")
 
@@ -73,8 +80,12 @@ class ModelConfig:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` takes back."""
-        return asdict(self) | {"image_shape": list(self.image_shape)}
+        """Plain values that `from_dict` takes back; `depth` and `width` are left out where they have their defaults."""
+        values = asdict(self) | {"image_shape": list(self.image_shape)}
+        for field in fields(self):
+            if field.name in OPTIONAL and values[field.name] == field.default:
+                del values[field.name]
+        return values
 
 
 def _is_size(value: object) -> bool:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vampprior.distributions import Mixture
-from vampprior.latent_model import LatentModel
+from vampprior.importance import chunk_rows
+from vampprior.latent_model import LatentModel, Latents
 from vampprior.likelihoods import Likelihood
 
 __all__ = ["Explanation", "Prototypes"]
@@ -18,8 +19,9 @@ TEMPERING = 23.5
 """Factor of the log-probability per pixel in the weights of the prototypes: 0.03 for an image of 28x28."""
 SMOOTHING = (0.25, 0.5, 0.25)
 """Weights of a pixel and its two neighbours, along each axis, in heat maps."""
-LOG_SCALE = -3.0
-"""Log-scale of the logistic distribution around the pixels of a gray pseudo-input."""
+
+CHUNK_VALUES = 1 << 21
+"""Parameters that a log-probability is computed from at once."""
 
 
 class Explanation(NamedTuple):
@@ -41,7 +43,7 @@ class Prototypes(NamedTuple):
 
     Args:
         images: The prototypes, values in [0, 1], shape $(K, C, H, W)$.
-        params: Parameters of the pixels' distribution given each prototype, shape $(K, outputs * D)$.
+        params: Parameters of the pixels' distribution given each prototype, shape $(K, P H W)$.
         likelihood: The model's likelihood.
 
     Example:
@@ -69,22 +71,35 @@ class Prototypes(NamedTuple):
         if not model.autoregressive:
             components = (model.prior_mixture() if mixture is None else mixture).components
             noise = components.mean.new_zeros(len(components.mean), model.noise_dim)
-            params = model.decode(model.ancestral_sample(components, noise))
-            images = model.likelihood.mean(params).reshape(-1, *model.config.image_shape)
-            return cls(images, params, model.likelihood)
+            return cls._decoded(model, model.ancestral_sample(components, noise))
         inputs = model.prior.pseudo_inputs
         if inputs is None:
             raise ValueError("an autoregressive model whose prior has no pseudo-inputs has no prototypes")
-        logits = torch.logit(inputs.flatten(1).clamp(0.02, 0.98))
-        scales = [torch.full_like(logits, LOG_SCALE)] * (model.likelihood.outputs - 1)
-        return cls(inputs, torch.cat([logits, *scales], dim=1), model.likelihood)
+        return cls(inputs, model.likelihood.params_around(inputs), model.likelihood)
+
+    @classmethod
+    def _decoded(cls, model: LatentModel, latents: Latents) -> Prototypes:
+        """Prototypes from latents $(K, M)$ each, decoded in chunks."""
+        channels, height, width = model.config.image_shape
+        count, likelihood = len(latents[0]), model.likelihood
+        images = latents[0].new_empty(count, channels, height, width)
+        params = latents[0].new_empty(count, likelihood.outputs(channels) * height * width)
+        for rows in torch.split(torch.arange(count), chunk_rows(model)):
+            params[rows] = model.decode(tuple(z[rows] for z in latents))
+            images[rows] = likelihood.mean(params[rows], channels).reshape(-1, *images.shape[1:])
+        return cls(images, params, likelihood)
 
     @torch.inference_mode()
     def log_probs(self, x: Tensor) -> Tensor:
         r"""$\log p(x \mid k)$ of images given each prototype in nats, $(N, C, H, W)$ to $(N, K)$."""
-        # image by image, since all at once would need N K D numbers
-        rows = [self.likelihood.log_prob(image.expand(len(self.params), -1, -1, -1), self.params) for image in x]
+        # image by image and in chunks of prototypes, since all at once would need N K D numbers
+        chunks = torch.split(self.params, max(1, CHUNK_VALUES // self.params.shape[1]))
+        rows = [torch.cat([self._log_prob(image, params) for params in chunks]) for image in x]
         return torch.stack(rows) if rows else x.new_empty(0, len(self.params))
+
+    def _log_prob(self, image: Tensor, params: Tensor) -> Tensor:
+        """Log-probability of an image $(C, H, W)$ given each of some prototypes."""
+        return self.likelihood.log_prob(image.expand(len(params), -1, -1, -1), params)
 
     def explain(self, x: Tensor, count: int = 3) -> list[list[Explanation]]:
         """The prototypes that explain each image best, best first, at most `count` of them."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vampprior.config import ModelConfig
 from vampprior.distributions import DiagonalNormal, Mixture
 from vampprior.likelihoods import LIKELIHOODS
+from vampprior.networks.resnet import GridConv
 from vampprior.priors import Prior
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class LatentModel(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, latents: Latents) -> Tensor:
-        r"""Parameters of $p(x \mid z)$, shape $(*, outputs * D)$."""
+        r"""Parameters of $p(x \mid z)$, shape $(*, P H W)$ with P = `likelihood.outputs(C)`."""
 
     @abstractmethod
     def posterior_modules(self) -> tuple[nn.Module, ...]:
@@ -295,11 +296,12 @@ class LatentModel(nn.Module, ABC):
 
     def mean_image(self, latents: Latents) -> Tensor:
         """Mean image given the latents, values in [0, 1], $(N, M)$ each to $(N, C, H, W)$; not if `autoregressive`."""
-        return self._to_images(self.likelihood.mean(self.decode(latents)))
+        return self._to_images(self.likelihood.mean(self.decode(latents), self.config.image_shape[0]))
 
     def draw_image(self, latents: Latents, pixel_noise: Tensor) -> Tensor:
         r"""Image drawn from $p(x \mid z)$ with uniform numbers of shape $(N, D)$, as $(N, C, H, W)$."""
-        return self._to_images(self.likelihood.sample(self.decode(latents), pixel_noise))
+        channels = self.config.image_shape[0]
+        return self._to_images(self.likelihood.sample(self.decode(latents), pixel_noise, channels))
 
     def posterior_parameters(self) -> Iterator[nn.Parameter]:
         r"""The parameters of $q(z \mid x)$, for training it alone; pseudo-inputs belong to the prior."""
@@ -320,15 +322,20 @@ class LatentModel(nn.Module, ABC):
     def bytes_per_row(self) -> int:
         """Bytes of the largest tensor that one draw of the latents needs in the networks or in the prior.
 
-        Convolutions count as if their output had the size of the image.
+        Convolutions count as if their output had the size of the image, except those of residual networks, which are
+        on grids of known sizes.
         """
-        _, height, width = self.config.image_shape
-        layers = [
-            module.out_features if isinstance(module, nn.Linear) else module.out_channels * height * width
-            for module in self.modules()
-            if isinstance(module, nn.Linear | nn.Conv2d)
-        ]
+        layers = [self._out_values(module) for module in self.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         return max(self.config.num_components, *layers) * next(self.parameters()).element_size()
+
+    def _out_values(self, module: nn.Linear | nn.Conv2d) -> int:
+        """Numbers of the output for one row."""
+        if isinstance(module, nn.Linear):
+            return module.out_features
+        if isinstance(module, GridConv):
+            return module.out_values
+        _, height, width = self.config.image_shape
+        return module.out_channels * height * width
 
     def _render(self, latents: Latents, generator: torch.Generator | None, pixel_noise: Tensor | None) -> Tensor:
         if pixel_noise is None and not self.autoregressive:

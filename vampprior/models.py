@@ -1,4 +1,4 @@
-"""The four models of the paper, and the registry from which a configuration picks one."""
+"""The four models of the paper, one with residual networks, and the registry of all models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vampprior.latent_model import Context, LatentModel, Latents, PosteriorSampl
 from vampprior.likelihoods import LIKELIHOODS
 from vampprior.networks.conv import ConvDecoder, ConvEncoder, ConvPosterior
 from vampprior.networks.mlp import DenseConditional, DenseDecoder, DenseEncoder, DensePosterior, SingleDecoder
+from vampprior.networks.resnet import ResNetDecoder, ResNetEncoder, ResNetPosterior
 from vampprior.pixelcnn import PixelCNNDecoder
 from vampprior.priors import PRIORS
 
@@ -22,6 +23,7 @@ __all__ = [
     "VAE",
     "ConvHVAE",
     "PixelHVAE",
+    "ResNetHVAE",
     "build_model",
 ]
 
@@ -73,8 +75,8 @@ class HVAE(LatentModel):
     The posterior is $q(z_1 \mid x, z_2)\, q(z_2 \mid x)$, the model $p(x \mid z_1, z_2)\, p(z_1 \mid z_2)\, p(z_2)$.
     """
 
-    top_encoder: ClassVar[type[DenseEncoder | ConvEncoder]] = DenseEncoder
-    bottom_posterior: ClassVar[type[DensePosterior | ConvPosterior]] = DensePosterior
+    top_encoder: ClassVar[type[DenseEncoder | ConvEncoder | ResNetEncoder]] = DenseEncoder
+    bottom_posterior: ClassVar[type[DensePosterior | ConvPosterior | ResNetPosterior]] = DensePosterior
     decoder: ClassVar[type[nn.Module]] = DenseDecoder
 
     def __init__(self, config: ModelConfig) -> None:
@@ -107,7 +109,8 @@ class HVAE(LatentModel):
 
     def log_q(self, x: Tensor, latents: Latents) -> Tensor:
         z2, z1 = latents
-        return self.q_z2(x).log_prob(z2) + self.q_z1(self.q_z1.image_half(x), z2).log_prob(z1)
+        mean, log_var, image_half = self.condition(x)
+        return DiagonalNormal(mean, log_var).log_prob(z2) + self.q_z1(image_half, z2).log_prob(z1)
 
     def log_p(self, latents: Latents, mixture: Mixture) -> Tensor:
         z2, z1 = latents
@@ -157,7 +160,28 @@ class PixelHVAE(HVAE):
         return self._to_images(self.p_x.sample(z2, z1, pixel_noise, self.likelihood))
 
 
-MODELS: dict[str, type[LatentModel]] = {"vae": VAE, "hvae": HVAE, "conv_hvae": ConvHVAE, "pixel_hvae": PixelHVAE}
+class ResNetHVAE(HVAE):
+    """Model of two stochastic layers with residual networks, for images of 8 to 128 pixels a side.
+
+    Both posteriors share the features of the image.
+    """
+
+    top_encoder = ResNetEncoder
+    bottom_posterior = ResNetPosterior
+    decoder = ResNetDecoder
+
+    def condition(self, x: Tensor) -> Context:
+        features = self.q_z2.hidden(x)
+        return (*self.q_z2.head(features), self.q_z1.image_half(features))
+
+
+MODELS: dict[str, type[LatentModel]] = {
+    "vae": VAE,
+    "hvae": HVAE,
+    "conv_hvae": ConvHVAE,
+    "pixel_hvae": PixelHVAE,
+    "resnet_hvae": ResNetHVAE,
+}
 """Models by the name that `ModelConfig.model` takes."""
 
 

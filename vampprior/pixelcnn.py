@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vampprior.config import ModelConfig
 from vampprior.layers import GatedDense
 from vampprior.likelihoods import LIKELIHOODS, Likelihood
-from vampprior.networks.conv import over_images
+from vampprior.networks.images import over_images
 
 __all__ = ["MaskedConv", "PixelCNNDecoder"]
 
@@ -56,7 +56,8 @@ class PixelCNNDecoder(nn.Module):
     Each latent becomes a plane of the image's size. The planes are stacked with the image and pass through masked
     convolutions with batch normalization, which mask the planes of the latents too.
 
-    `forward` takes $z_2$, $(*, M_2)$, $z_1$, $(*, M_1)$, and images $(*, 1, H, W)$ to $(*, outputs * D)$.
+    `forward` takes $z_2$, $(*, M_2)$, $z_1$, $(*, M_1)$, and images $(*, 1, H, W)$ to $(*, P H W)$ with P numbers
+    per pixel.
 
     Raises:
         ValueError: When built, if images have more than one channel.
@@ -76,7 +77,7 @@ class PixelCNNDecoder(nn.Module):
             conv = MaskedConv(3 * channels if first else CHANNELS, CHANNELS, mask_type="A" if first else "B")
             layers += [conv, nn.BatchNorm2d(CHANNELS), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
-        self.pixels = nn.Conv2d(CHANNELS, LIKELIHOODS[config.likelihood].outputs * channels, 1)
+        self.pixels = nn.Conv2d(CHANNELS, LIKELIHOODS[config.likelihood].outputs(channels), 1)
 
     def forward(self, z2: Tensor, z1: Tensor, x: Tensor) -> Tensor:
         planes = self._planes(z2, z1)
@@ -124,7 +125,7 @@ class PixelCNNDecoder(nn.Module):
                         current[index + 1][:, column + 1] = features
                 params = F.linear(features, head, self.pixels.bias)
                 pixel = row * width + column
-                x[:, pixel] = likelihood.sample(params, uniform[:, pixel : pixel + 1])[:, 0]
+                x[:, pixel] = likelihood.sample(params, uniform[:, pixel : pixel + 1], channels=1)[:, 0]
                 current[0][:, column + 1, 0] = x[:, pixel]
             above = current
         return x

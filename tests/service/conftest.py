@@ -39,7 +39,7 @@ from vampprior.card import Card
 from vampprior.checkpoint import load_checkpoint, save_checkpoint
 from vampprior.statistics import image_statistics
 
-TINY = {"image_shape": (1, 8, 8), "z1_dim": 4, "z2_dim": 3, "hidden_dim": 16, "num_components": 6}
+TINY = {"image_shape": (1, 8, 8), "z1_dim": 4, "z2_dim": 3, "hidden_dim": 16, "num_components": 6, "width": 8}
 QUANTILES = {"probabilities": [0.0, 0.25, 0.5, 0.75, 1.0], "values": [-50.0, -48.0, -47.0, -46.0, -40.0]}
 PATIENCE = 180.0  # seconds after which what a test waits for will not happen any more
 

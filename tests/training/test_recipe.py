@@ -259,5 +259,5 @@ def test_a_number_at_the_end_is_the_number_of_components() -> None:
     ],
 )
 def test_an_unknown_name_is_answered_with_what_there_is(name: str) -> None:
-    with pytest.raises(RecipeError, match=r"no recipe .*static_mnist, .*pixel_hvae; .*weighted_vampprior"):
+    with pytest.raises(RecipeError, match=r"no recipe .*static_mnist, .*resnet_hvae; .*weighted_vampprior"):
         find_recipe(name)

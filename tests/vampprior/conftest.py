@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,8 +13,15 @@ from torch import Tensor
 
 from vampprior import LIKELIHOODS, MODELS, PRIORS, LatentModel, ModelConfig, build_model
 
-TINY = {"image_shape": (1, 4, 4), "z1_dim": 3, "z2_dim": 2, "hidden_dim": 7, "num_components": 5}
-KINDS = list(product(sorted(MODELS), sorted(PRIORS), sorted(LIKELIHOODS)))
+TINY = {"image_shape": (1, 4, 4), "z1_dim": 3, "z2_dim": 2, "hidden_dim": 7, "num_components": 5, "width": 8}
+SMALLEST_IMAGES = {"resnet_hvae": (1, 8, 8)}
+"""Shapes for the models that do not take 4x4 pixels."""
+COLOUR_MODELS = ("conv_hvae", "hvae", "resnet_hvae", "vae")
+COLOUR_LIKELIHOODS = ("discretized_logistic", "logistic_mixture")
+KINDS = [
+    *product(sorted(MODELS), sorted(PRIORS), sorted(LIKELIHOODS), ["gray"]),
+    *product(COLOUR_MODELS, ["vampprior"], COLOUR_LIKELIHOODS, ["colour"]),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +40,8 @@ def tiny_config() -> Callable[..., ModelConfig]:
     """A config small enough for thousands of rows; keywords change it."""
 
     def make(**changes: Any) -> ModelConfig:
-        return ModelConfig(**(TINY | changes))
+        shape = SMALLEST_IMAGES.get(changes.get("model", ""), TINY["image_shape"])
+        return ModelConfig(**(TINY | {"image_shape": shape} | changes))
 
     return make
 
@@ -57,14 +66,18 @@ def tiny_model(tiny_config: Callable[..., ModelConfig]) -> Callable[..., LatentM
 
 @pytest.fixture(params=KINDS, ids="-".join)
 def config(request: pytest.FixtureRequest, tiny_config: Callable[..., ModelConfig]) -> ModelConfig:
-    """Every model with every prior and every likelihood."""
-    model, prior, likelihood = request.param
-    return tiny_config(model=model, prior=prior, likelihood=likelihood)
+    """Every model with every prior and every likelihood, and the pairs of model and likelihood for colour images."""
+    model, prior, likelihood, mode = request.param
+    config = tiny_config(model=model, prior=prior, likelihood=likelihood)
+    channels = 3 if mode == "colour" else 1
+    return replace(config, image_shape=(channels, *config.image_shape[1:]))
 
 
 @pytest.fixture
 def model(config: ModelConfig, tiny_model: Callable[..., LatentModel]) -> LatentModel:
-    return tiny_model(model=config.model, prior=config.prior, likelihood=config.likelihood)
+    return tiny_model(
+        model=config.model, prior=config.prior, likelihood=config.likelihood, image_shape=config.image_shape
+    )
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from vampprior import LIKELIHOODS, MODELS, LatentModel, ModelConfig, build_model
 def model_of(kind: str = "hvae", likelihood: str = "bernoulli") -> LatentModel:
     torch.manual_seed(0)
     config = ModelConfig(
-        kind, "vampprior", likelihood, image_shape=(1, 4, 4), z1_dim=2, z2_dim=3, hidden_dim=8, num_components=4
+        kind, "vampprior", likelihood, image_shape=(1, 8, 8), z1_dim=2, z2_dim=3, hidden_dim=8, num_components=4
     )
     return build_model(config).double().eval()
 
 
 def images(likelihood: str = "bernoulli") -> Tensor:
-    gray = torch.randint(0, 256, (6, 1, 4, 4), generator=torch.Generator().manual_seed(1))
+    gray = torch.randint(0, 256, (6, 1, 8, 8), generator=torch.Generator().manual_seed(1))
     return LIKELIHOODS[likelihood].from_bytes(gray).double()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vampprior import ModelConfig
 
-SIZES = ("z1_dim", "z2_dim", "hidden_dim", "num_components")
+SIZES = ("z1_dim", "z2_dim", "hidden_dim", "num_components", "depth", "width")
 NAMES = ("model", "prior", "likelihood")
 
 quiet = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -45,6 +45,13 @@ def test_a_config_survives_json(config: ModelConfig) -> None:
 def test_a_partial_description_is_completed_with_defaults() -> None:
     assert ModelConfig.from_dict({}) == ModelConfig()
     assert ModelConfig.from_dict({"hidden_dim": 7}) == ModelConfig(hidden_dim=7)
+
+
+def test_depth_and_width_are_written_where_they_differ_from_their_defaults() -> None:
+    assert not {"depth", "width"} & set(ModelConfig("resnet_hvae").to_dict())
+    values = ModelConfig("resnet_hvae", depth=2).to_dict()
+    assert values["depth"] == 2
+    assert "width" not in values
 
 
 def test_image_shape_comes_as_a_list_and_stays_a_tuple() -> None:

@@ -24,9 +24,9 @@ def one_process(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_data_parallel_step_gives_the_gradients_of_a_plain_one(kind: str) -> None:
-    config = ModelConfig(kind, image_shape=(1, 4, 4), z1_dim=3, z2_dim=2, hidden_dim=7, num_components=5)
+    config = ModelConfig(kind, image_shape=(1, 8, 8), z1_dim=3, z2_dim=2, hidden_dim=7, num_components=5)
     model = build_model(config)
-    x, noise = torch.rand(6, 1, 4, 4).round(), torch.randn(6, 2, model.noise_dim)
+    x, noise = torch.rand(6, 1, 8, 8).round(), torch.randn(6, 2, model.noise_dim)
     model.eval()(x, noise).value.mean().backward()
     plain = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()

@@ -214,8 +214,8 @@ class Allocations(TorchDispatchMode):
         return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-@pytest.mark.parametrize("name", ["vae", "hvae"])
-@pytest.mark.parametrize("likelihood", ["bernoulli", "discretized_logistic"])
+@pytest.mark.parametrize("name", ["vae", "hvae", "resnet_hvae"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "discretized_logistic", "logistic_mixture"])
 @pytest.mark.parametrize(("num_samples", "max_bytes"), [(40_000, 1 << 20), (1500, 1 << 18), (100, 1 << 20)])
 def test_memory_is_bounded_however_many_samples_there_are(
     name: str, likelihood: str, num_samples: int, max_bytes: int

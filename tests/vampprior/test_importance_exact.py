@@ -60,6 +60,7 @@ SMALL_MODELS = [name for name in sorted(MODELS) if takes_small_images(name)]
 BINARY = [name for name in sorted(LIKELIHOODS) if LIKELIHOODS[name].binary]
 SMALL_KINDS = [*product(SMALL_MODELS, sorted(PRIORS), sorted(LIKELIHOODS))]
 # each row of a convolutional model costs a hundred times as much, so these go without the mixtures, and fewer nodes do
+LARGER_IMAGES = {"resnet_hvae": (1, 8, 8)}
 LARGER_KINDS = [(model, "standard", name) for model in MODELS if model not in SMALL_MODELS for name in LIKELIHOODS]
 
 
@@ -72,15 +73,17 @@ def small(tiny_model: Build) -> Build:
     """
 
     def make(**names: str) -> LatentModel:
-        side = 2 if takes_small_images(names.get("model", "hvae")) else 4
-        model = tiny_model(**names, **(SMALL | {"image_shape": (1, side, side)}))
+        name = names.get("model", "hvae")
+        shape = (1, 2, 2) if takes_small_images(name) else LARGER_IMAGES.get(name, (1, 4, 4))
+        model = tiny_model(**names, **(SMALL | {"image_shape": shape}))
         with torch.no_grad():
             for name, module in model.named_modules():
                 if isinstance(module, NormalHead):
                     module.linear.weight.mul_(0.1)
                     module.linear.bias[1:].fill_(1.5 if name.startswith("q_") else 0.0)
                 elif name == "p_x.pixels":
-                    module.weight.mul_(0.3)
+                    # a mixture has many parameters per pixel, which move its density together
+                    module.weight.mul_(0.1 if model.config.likelihood == "logistic_mixture" else 0.3)
         return model
 
     return make

@@ -101,3 +101,18 @@ def test_weights_start_from_he_normal(weight: Callable[[], Tensor], fan_in: int)
     assert abs(standardized.mean()) < 5.0 * math.sqrt(1.0 / n)
     assert abs(standardized.square().mean() - 1.0) < 5.0 * math.sqrt(2.0 / n)
     assert abs(standardized.pow(4).mean() - 3.0) < 5.0 * math.sqrt(96.0 / n)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (7, 1), (3, 2)])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_gated_convolutions_are_those_of_torch(channels: int, kernel: int, stride: int) -> None:
+    """Values and gradients, of images in either memory layout."""
+    layer = GatedConv(channels, 4, kernel, stride).double()
+    x = torch.rand(2, channels, 8, 12, dtype=torch.float64, requires_grad=True)
+    weight, bias = layer.conv.weight, layer.conv.bias
+    plain = torch.nn.functional.glu(torch.nn.functional.conv2d(x, weight, bias, stride, kernel // 2), dim=1)
+    expected = torch.autograd.grad(plain.square().sum(), (x, weight, bias))
+    for images in (x, x.to(memory_format=torch.channels_last)):
+        ours = layer(images)
+        torch.testing.assert_close(ours, plain)
+        torch.testing.assert_close(torch.autograd.grad(ours.square().sum(), (x, weight, bias)), expected)

@@ -7,16 +7,26 @@ import torch
 from torch import nn
 
 from benchmarks.naive import sample_by_full_passes
-from vampprior import LIKELIHOODS, ModelConfig
+from vampprior import LIKELIHOODS, Likelihood, ModelConfig
 from vampprior.pixelcnn import PixelCNNDecoder
 
 HEIGHT, WIDTH = 6, 4
 
 
 @pytest.fixture(params=sorted(LIKELIHOODS))
-def decoder(request) -> PixelCNNDecoder:
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def likelihood(name) -> Likelihood:
+    return LIKELIHOODS[name]
+
+
+@pytest.fixture
+def decoder(name) -> PixelCNNDecoder:
     torch.manual_seed(0)
-    config = ModelConfig("pixel_hvae", "standard", request.param, (1, HEIGHT, WIDTH), z1_dim=3, z2_dim=2, hidden_dim=5)
+    config = ModelConfig("pixel_hvae", "standard", name, (1, HEIGHT, WIDTH), z1_dim=3, z2_dim=2, hidden_dim=5)
     decoder = PixelCNNDecoder(config).double()
     for module in decoder.modules():
         if isinstance(module, nn.BatchNorm2d):  # as after training: neither zero nor one
@@ -36,9 +46,8 @@ def latents(n: int) -> tuple[torch.Tensor, torch.Tensor]:
     "device",
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))],
 )
-def test_the_same_uniforms_give_the_same_images_as_full_passes(decoder, device):
+def test_the_same_uniforms_give_the_same_images_as_full_passes(decoder, likelihood, device):
     decoder.to(device)
-    likelihood = LIKELIHOODS["bernoulli" if decoder.pixels.out_channels == 1 else "logistic"]
     z2, z1 = (z.to(device) for z in latents(9))
     uniform = torch.rand(9, HEIGHT * WIDTH, dtype=torch.float64, device=device)
     images = decoder.sample(z2, z1, uniform, likelihood)
@@ -46,8 +55,7 @@ def test_the_same_uniforms_give_the_same_images_as_full_passes(decoder, device):
     assert len(torch.unique(images, dim=0)) > 1
 
 
-def test_an_image_does_not_depend_on_those_drawn_beside_it(decoder):
-    likelihood = LIKELIHOODS["bernoulli" if decoder.pixels.out_channels == 1 else "logistic"]
+def test_an_image_does_not_depend_on_those_drawn_beside_it(decoder, likelihood):
     z2, z1 = latents(5)
     uniform = torch.rand(5, HEIGHT * WIDTH, dtype=torch.float64)
     together = decoder.sample(z2, z1, uniform, likelihood)

@@ -16,9 +16,12 @@ from vampprior.refinement import DRAWS, Proposal, fit_proposal
 Build = Callable[..., LatentModel]
 
 
-@pytest.fixture(params=MODELS)
+COLOUR = {"model": "resnet_hvae", "likelihood": "logistic_mixture", "image_shape": (3, 8, 8)}
+
+
+@pytest.fixture(params=[*({"model": name} for name in MODELS), COLOUR], ids=[*MODELS, "colour"])
 def model(request: pytest.FixtureRequest, tiny_model: Build) -> LatentModel:
-    return tiny_model(model=request.param).eval()
+    return tiny_model(**request.param).eval()
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Posteriors and decoders: multilayer perceptrons in `mlp`, gated convolutions in `conv`."""
+"""Posteriors and decoders: perceptrons in `mlp`, gated convolutions in `conv`, residual networks in `resnet`."""

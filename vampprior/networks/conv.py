@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from vampprior.config import ModelConfig
 from vampprior.layers import GatedConv, GatedDense, GatedPair
 from vampprior.likelihoods import LIKELIHOODS
+from vampprior.networks.images import over_images
 from vampprior.networks.posteriors import BottomPosterior, ImageEncoder
 
-__all__ = ["ConvDecoder", "ConvEncoder", "ConvPosterior", "over_images"]
+__all__ = ["ConvDecoder", "ConvEncoder", "ConvPosterior"]
 
 # out channels, kernel, stride
 TOP_LAYERS = ((32, 7, 1), (32, 3, 2), (64, 5, 1), (64, 3, 2), (6, 3, 1))
 BOTTOM_LAYERS = ((32, 3, 1), (32, 3, 2), (64, 3, 1), (64, 3, 2), (6, 3, 1))
-
-
-def over_images(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function of $(N, C, H, W)$ to images with any leading dimensions, $(*, C, H, W)$."""
-    y = function(x.reshape(-1, *x.shape[-3:]))
-    return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 class ConvFeatures(nn.Module):
@@ -49,9 +43,10 @@ class ConvFeatures(nn.Module):
             channels = out_channels
         self.convolutions = nn.Sequential(*convolutions, nn.Flatten())
         self.features = channels * (height // stride) * (width // stride)
+        self.kept_values = _kept_values(self, config)
 
     def forward(self, x: Tensor) -> Tensor:
-        return over_images(self.convolutions, x)
+        return over_images(self.convolutions, x, self.kept_values)
 
 
 class ConvEncoder(ImageEncoder):
@@ -73,7 +68,7 @@ class ConvPosterior(BottomPosterior):
 class ConvDecoder(nn.Module):
     r"""Parameters of $p(x \mid z_1, z_2)$: the latents become a rough image, which gated convolutions refine.
 
-    `forward` takes $z_2$, $(*, M_2)$, and $z_1$, $(*, M_1)$, to $(*, outputs * D)$.
+    `forward` takes $z_2$, $(*, M_2)$, and $z_1$, $(*, M_1)$, to $(*, P H W)$ with P numbers per pixel.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -84,9 +79,23 @@ class ConvDecoder(nn.Module):
         self.z2 = GatedDense(config.z2_dim, hidden)
         self.joint = GatedPair(hidden, hidden, config.num_pixels)
         self.convolutions = nn.Sequential(GatedConv(channels, 64, 3), *(GatedConv(64, 64, 3) for _ in range(3)))
-        self.pixels = nn.Conv2d(64, LIKELIHOODS[config.likelihood].outputs * channels, 1)
+        self.kept_values = _kept_values(self, config)
+        self.pixels = nn.Conv2d(64, LIKELIHOODS[config.likelihood].outputs(channels), 1)
 
     def forward(self, z2: Tensor, z1: Tensor) -> Tensor:
         rough = self.joint(self.joint.first(self.z1(z1)), self.z2(z2))
         image = rough.reshape(*rough.shape[:-1], *self.image_shape)
-        return torch.flatten(over_images(nn.Sequential(self.convolutions, self.pixels), image), -3)
+        return over_images(self._pixel_params, image, self.kept_values)
+
+    def _pixel_params(self, image: Tensor) -> Tensor:
+        return self.pixels(self.convolutions(image)).flatten(1)
+
+
+def _kept_values(network: nn.Module, config: ModelConfig) -> int:
+    """Numbers per image that the backward pass keeps, about: four for each output of a gated convolution."""
+    (_, height, width), kept, stride = config.image_shape, 0, 1
+    for layer in network.modules():
+        if isinstance(layer, GatedConv):
+            stride *= layer.conv.stride[0]
+            kept += 2 * layer.conv.out_channels * (height // stride) * (width // stride)
+    return kept

@@ -46,13 +46,13 @@ class DenseConditional(nn.Module):
 class SingleDecoder(nn.Module):
     r"""Parameters of $p(x \mid z_1)$ in the model of one stochastic layer.
 
-    `forward` takes $z_1$, $(*, M_1)$, to $(*, outputs * D)$.
+    `forward` takes $z_1$, $(*, M_1)$, to $(*, P H W)$ with P numbers per pixel.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.hidden = _hidden_layers(config.z1_dim, config.hidden_dim)
-        self.pixels = Dense(config.hidden_dim, LIKELIHOODS[config.likelihood].outputs * config.num_pixels)
+        self.pixels = Dense(config.hidden_dim, num_parameters(config))
 
     def forward(self, z1: Tensor) -> Tensor:
         return self.pixels(self.hidden(z1))
@@ -61,7 +61,7 @@ class SingleDecoder(nn.Module):
 class DenseDecoder(nn.Module):
     r"""Parameters of $p(x \mid z_1, z_2)$.
 
-    `forward` takes $z_2$, $(*, M_2)$, and $z_1$, $(*, M_1)$, to $(*, outputs * D)$.
+    `forward` takes $z_2$, $(*, M_2)$, and $z_1$, $(*, M_1)$, to $(*, P H W)$ with P numbers per pixel.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -70,10 +70,16 @@ class DenseDecoder(nn.Module):
         self.z1 = GatedDense(config.z1_dim, hidden)
         self.z2 = GatedDense(config.z2_dim, hidden)
         self.joint = GatedPair(hidden, hidden, hidden)
-        self.pixels = Dense(hidden, LIKELIHOODS[config.likelihood].outputs * config.num_pixels)
+        self.pixels = Dense(hidden, num_parameters(config))
 
     def forward(self, z2: Tensor, z1: Tensor) -> Tensor:
         return self.pixels(self.joint(self.joint.first(self.z1(z1)), self.z2(z2)))
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Numbers P H W that the decoder emits for an image."""
+    channels, height, width = config.image_shape
+    return LIKELIHOODS[config.likelihood].outputs(channels) * height * width
 
 
 def _hidden_layers(in_features: int, hidden_dim: int) -> nn.Sequential:
