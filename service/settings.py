@@ -17,6 +17,7 @@ from redis.asyncio import ConnectionPool
 from hardware import available_cpus
 from service.images import FORMATS
 from service.models.catalog import StoreError, check_store
+from service.models.mirror import Mirror, is_remote
 from service.threads import start_thread
 from vampprior.card import CHECKPOINT_NAME
 
@@ -54,7 +55,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model_store: Path = Field(default=Path("model_store"), description="Folder of checkpoints, `<name>/<version>/`.")
+    model_store: str = Field(
+        default="model_store",
+        min_length=1,
+        description="Folder of checkpoints, `<name>/<version>/`, or an address such as `s3://bucket/models`, which "
+        "fsspec reads.",
+    )
+    model_cache: Path = Field(
+        default=Path("~/.cache/vampprior/models"), description="Folder of copies of a store at an address."
+    )
     default_model: str = Field(
         default="static_mnist-hvae-vampprior",
         description="Model that answers when a request names none, `name` or `name@version`.",
@@ -250,6 +259,16 @@ class Settings(BaseSettings):
         """Origins whose pages may call the service from a browser."""
         return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
 
+    @property
+    def mirror(self) -> Mirror | None:
+        """The copy of a store that lies elsewhere; None if the store is a folder."""
+        return Mirror(self.model_store, self.model_cache.expanduser()) if is_remote(self.model_store) else None
+
+    @property
+    def store_folder(self) -> Path:
+        """The folder of checkpoints, or of their copies."""
+        return Path(self.model_store) if self.mirror is None else self.mirror.folder
+
     def model_names(self) -> list[str]:
         """Models to load, `name` or `name@version`; none means all."""
         return [name.strip() for name in self.models.split(",") if name.strip()]
@@ -285,6 +304,11 @@ class Settings(BaseSettings):
     def _ignore_service_link(cls, value: Any) -> Any:
         linked = isinstance(value, str) and SERVICE_LINK.fullmatch(f"{PREFIX}PORT={value}")
         return cls.model_fields["port"].default if linked else value
+
+    @field_validator("model_store", mode="before")
+    @classmethod
+    def _check_model_store(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
 
     @field_validator("default_model")
     @classmethod
@@ -399,9 +423,9 @@ def load_settings() -> Settings:
         for item in error.errors(include_url=False, include_input=False):
             name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
             problems.append(f"{name} {item['msg'].removeprefix('Value error, ')}")
-    if not problems:
+    if not problems and settings.mirror is None:
         try:
-            start_thread(check_store, settings.model_store, settings.default_model).result(STORE_CHECK_SECONDS)
+            start_thread(check_store, settings.store_folder, settings.default_model).result(STORE_CHECK_SECONDS)
         except StoreError as error:
             problems.append(str(error))
         except TimeoutError:

@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.models.catalog import StoreError, describe_error, find_names, find_versions, fingerprint
 from service.models.generation import Generation, Refusal, matches
 from service.models.loaded import LoadedModel
+from service.models.mirror import Mirror
 from service.settings import Settings
 from service.threads import start_thread
 
@@ -26,6 +27,10 @@ LISTING_SECONDS = 60.0
 """Time that listing a model's folder may take, after which it is refused: a network mount may hang forever."""
 WATCH_SECONDS = 2.0
 """Time between two looks at the store; what has changed must look the same at the next one, and is read then."""
+REMOTE_WATCH_SECONDS = 15.0
+"""The same for a store at an address, where each look is a request that may cost money."""
+COPYING_SECONDS = 600.0
+"""Time that copying a store from elsewhere may take."""
 START_SECONDS = 30.0
 """Time in which new models must have workers after they were loaded, or else the old ones stay."""
 POLL_SECONDS = 0.05
@@ -37,7 +42,7 @@ class ModelStore:
     """Loads `<store>/<name>/<version>/` and finds models by name; `reload` replaces them all without a pause."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
+        self._settings, self._metrics, self._mirror = settings, metrics, settings.mirror
         self._present: Generation | None = None
         self._old: list[Generation] = []  # which finish what they have
         self._problem: str | None = None  # with the store itself
@@ -149,7 +154,9 @@ class ModelStore:
 
     async def _find(self) -> tuple[list[Path], list[Refusal]]:
         """Folders of checkpoints, the default model's first, and what cannot be read. Raises `StoreError`."""
-        names = await asyncio.wrap_future(start_thread(find_names, self._settings.model_store))
+        if self._mirror is not None:
+            await self._copy(self._mirror)
+        names = await asyncio.wrap_future(start_thread(find_names, self._settings.store_folder))
         chosen = self._settings.model_names()
         if chosen:
             names = [name for name in names if any(wanted.partition("@")[0] == name.name for wanted in chosen)]
@@ -179,6 +186,23 @@ class ModelStore:
         default_name = self.default.partition("@")[0]
         return sorted(folders, key=lambda folder: (folder.parent.name != default_name, str(folder))), refusals
 
+    async def _copy(self, mirror: Mirror) -> None:
+        """Copy what has changed in a store that lies elsewhere; if that fails, the copies of before are used.
+
+        Raises `StoreError` if it fails and there are none.
+        """
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(start_thread(mirror.update)), COPYING_SECONDS)
+        except TimeoutError:
+            error = StoreError(f"{mirror.address} was not copied within {COPYING_SECONDS:g} seconds")
+        except StoreError as failure:
+            error = failure
+        else:
+            return
+        if not await asyncio.wrap_future(start_thread(fingerprint, mirror.folder)):
+            raise error
+        logger.error("the models are those that were copied before: %s", error)
+
     def _report(self, generation: Generation, before: Generation | None) -> None:
         """Set the metrics of models."""
         for model in before.models if before is not None else []:
@@ -193,8 +217,10 @@ class ModelStore:
         """Reload when the store has changed and then stays as it is for a moment; `loaded` is how it was at first."""
         seen = loaded
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(WATCH_SECONDS if self._mirror is None else REMOTE_WATCH_SECONDS)
             now = await self._fingerprint()
+            if now is None:
+                continue
             if now != loaded and now == seen:
                 try:
                     await self.reload()
@@ -207,7 +233,14 @@ class ModelStore:
             seen = now
 
     async def _fingerprint(self) -> object:
-        return await asyncio.wrap_future(start_thread(fingerprint, self._settings.model_store))
+        """What changes when the store does; None while it cannot be read."""
+        if self._mirror is None:
+            return await asyncio.wrap_future(start_thread(fingerprint, self._settings.store_folder))
+        try:
+            return await asyncio.wrap_future(start_thread(self._mirror.listing))
+        except StoreError as error:
+            logger.warning("the store was not looked at: %s", error)
+            return None
 
     # Answering.
 
