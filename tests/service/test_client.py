@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -105,15 +106,19 @@ def test_models_and_readiness(vampclient: Client) -> None:
 
 def test_many_images_go_in_several_requests_and_come_in_order(service: Any) -> None:
     images = np.random.default_rng(1).integers(0, 2, (23, 1, 8, 8)).astype(np.float32)
-    before = service.metric("http_requests_total", path="/novelty")
+
+    def requests() -> float:
+        return service.metric("http_requests_total", route="/novelty")
+
     with Client(service.url) as client:
         expected = [result.score for result in client.novelty(images)]
+    before = requests()
     with Client(service.url, batch=4, in_flight=3) as client:
         results = list(client.novelty(images))
-    assert [result.score for result in results] == expected
+    assert requests() - before == 6
+    assert [result.score for result in results] == pytest.approx(expected, abs=2e-4)
     assert [result.file for result in results] == [f"image {index}" for index in range(23)]
     assert len(set(expected)) > 1
-    assert before <= service.metric("http_requests_total", path="/novelty")
 
 
 def test_images_are_read_as_the_results_are_wanted(service: Any, images: Any) -> None:
@@ -183,7 +188,7 @@ def test_a_full_service_is_asked_again_when_it_says(serve: Any, images: Any, mon
             service.release()
             service.until(lambda: service.queued() == 0)
 
-        monkeypatch.setattr("vampprior_client.client.time.sleep", wait)
+        monkeypatch.setattr("vampprior_client.client.time", SimpleNamespace(sleep=wait))
         (result,) = client.log_likelihood(images[1], **OPTIONS)
         first.join()
     assert result.num_samples == 20
@@ -203,7 +208,7 @@ async def as_list(results: AsyncIterator[Any]) -> list[Any]:
     return [result async for result in results]
 
 
-def test_the_asynchronous_client_answers_the_same(service: Any, vampclient: Client, images: Any) -> None:
+def test_the_asynchronous_client_answers_the_same(service: Any, images: Any) -> None:
     async def ask(client: AsyncClient) -> list[Any]:
         return [
             await as_list(client.log_likelihood(images, **OPTIONS)),
@@ -217,17 +222,19 @@ def test_the_asynchronous_client_answers_the_same(service: Any, vampclient: Clie
             await client.ready(),
         ]
 
-    assert run(ask, service.url, batch=2) == [
-        list(vampclient.log_likelihood(images, **OPTIONS)),
-        list(vampclient.novelty(images)),
-        vampclient.sample(seed=3).images.tolist(),
-        [image.tolist() for image in vampclient.reconstruct(images)],
-        [image.tolist() for image in vampclient.heatmap(images)],
-        vampclient.pseudo_inputs().images.tolist(),
-        [encoding.components for encoding in vampclient.encode(images)],
-        vampclient.models(),
-        True,
-    ]
+    with Client(service.url, batch=2) as client:
+        expected = [
+            list(client.log_likelihood(images, **OPTIONS)),
+            list(client.novelty(images)),
+            client.sample(seed=3).images.tolist(),
+            [image.tolist() for image in client.reconstruct(images)],
+            [image.tolist() for image in client.heatmap(images)],
+            client.pseudo_inputs().images.tolist(),
+            [encoding.components for encoding in client.encode(images)],
+            client.models(),
+            True,
+        ]
+    assert run(ask, service.url, batch=2) == expected
 
 
 def test_the_asynchronous_client_raises_the_same(service: Any) -> None:
