@@ -102,9 +102,7 @@ def score(
                 with Journal(journal_path, parameters) as journal:
                     with _progress(len(items), len(journal.done)) as progress:
                         (task,) = progress.task_ids
-                        await score_all(
-                            scorer, items, journal, what, preparation, lambda n: progress.advance(task, n)
-                        )
+                        await score_all(scorer, items, journal, what, preparation, lambda n: progress.advance(task, n))
                     rows = (row for row in journal.rows() if not novel_only or row.novel or row.error)
                     write_output(output, rows, columns_of(what))
                     if html is not None:
@@ -119,8 +117,6 @@ def score(
         _end(REFUSED, str(error))
     except KeyboardInterrupt:
         _end(INTERRUPTED, "interrupted; the same command continues")
-    except BaseExceptionGroup as group:
-        _end(STOPPED, f"{group.exceptions[0]}; the same command continues")
     except (ClientError, Problem, OSError) as error:
         _end(STOPPED, f"{error}; the same command continues")
     _say(counts, output, html, what)

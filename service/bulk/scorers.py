@@ -74,10 +74,9 @@ class Scorer(Protocol):
 class RemoteScorer:
     """A running service."""
 
-    calibrated = None
-
     def __init__(self, client: AsyncClient, model: ModelSummary, scoring: Scoring) -> None:
         self._client, self._scoring = client, scoring
+        self.calibrated: bool | None = None
         self.reference = f"{model.name}@{model.version}"
         channels, height, width = (model.architecture or {})["image_shape"]
         self.image_shape = (int(channels), int(height), int(width))
@@ -113,7 +112,7 @@ class RemoteScorer:
 async def remote_scorer(
     url: str, api_key: str | None, model: str | None, scoring: Scoring
 ) -> AsyncIterator[RemoteScorer]:
-    """A scorer that asks the service at `url`. Raises `SourceError` for a model that is not there, and `ClientError`."""
+    """A scorer that asks the service at `url`. Raises `SourceError` if it lacks the model, and `ClientError`."""
     async with AsyncClient(url, api_key=api_key) as client:
         summaries = await client.models()
         yield RemoteScorer(client, _choose(summaries, model), scoring)
@@ -140,9 +139,7 @@ class LocalScorer:
     async def log_likelihoods(self, levels: Levels) -> list[LogLikelihood]:
         num_samples, seed = self._scoring.num_samples, self._scoring.seed
         with self._engine.admit_scores(len(levels), num_samples, CLIENT) as room:
-            scores = (
-                self._engine.score(room, image.tobytes(), num_samples=num_samples, seed=seed) for image in levels
-            )
+            scores = (self._engine.score(room, image.tobytes(), num_samples=num_samples, seed=seed) for image in levels)
             bodies = await asyncio.gather(*scores)
         return [_named(body, LogLikelihood) for body in bodies]
 

@@ -1,4 +1,4 @@
-"""Images in, rows into the journal: a few batches are read and computed at once, and kept in the order of the images."""
+"""From images to rows of the journal: a few batches are read and computed at once, and kept in order."""
 
 from __future__ import annotations
 
@@ -89,9 +89,10 @@ async def _score(scorer: Scorer, items: Sequence[Item], what: What, preparation:
 async def _rows(scorer: Scorer, levels: Levels, what: What) -> list[tuple[Any, Any]]:
     """Log-likelihood and novelty of each image, None for what is not wanted."""
     nothing = [None] * len(levels)
-    async with asyncio.TaskGroup() as group:
-        scores = group.create_task(scorer.log_likelihoods(levels)) if what.loglik else None
-        novelty = group.create_task(scorer.novelty(levels)) if what.novelty else None
-    return list(
-        zip(scores.result() if scores else nothing, novelty.result() if novelty else nothing, strict=True)
-    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            scores = group.create_task(scorer.log_likelihoods(levels)) if what.loglik else None
+            novelty = group.create_task(scorer.novelty(levels)) if what.novelty else None
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return list(zip(scores.result() if scores else nothing, novelty.result() if novelty else nothing, strict=True))
