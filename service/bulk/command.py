@@ -24,7 +24,7 @@ from service.bulk.scoring import Preparation, score_all
 from service.bulk.sources import SourceError, find_items
 from service.errors import Problem
 from service.settings import SettingsError, load_settings
-from vampprior_client import ClientError
+from vampprior_client import ClientError, RequestError
 
 __all__ = ["app"]
 
@@ -50,7 +50,7 @@ def score(
     output: Annotated[Path, typer.Option(help="Where results go: .csv, .jsonl or .parquet.")] = Path("scores.csv"),
     what: Annotated[What, typer.Option(help="What is computed for each image.")] = What.BOTH,
     url: Annotated[str, typer.Option(help="Service that computes; without one, this machine does.")] = "",
-    api_key: Annotated[str, typer.Option(envvar="VAMP_API_KEY", help="Key of the service.")] = "",
+    api_key: Annotated[str, typer.Option(envvar="VAMPPRIOR_API_KEY", help="Key of the service.")] = "",
     model: Annotated[str, typer.Option(help="name or name@version, instead of the default model.")] = "",
     num_samples: Annotated[int, typer.Option(min=1, help="Importance samples of a log-likelihood.")] = 5000,
     seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="The same seed gives the same results.")] = 0,
@@ -86,8 +86,7 @@ def score(
 
         async def run() -> Counter[str]:
             async with _scorer(url, api_key, model, scoring) as scorer:
-                if what.novelty and scorer.calibrated is False:
-                    raise SourceError(f"{scorer.reference} has no calibration, so only --what loglik can be computed")
+                _check_calibration(scorer, what, false_alarm_rate)
                 items = find_items(paths, scorer.image_shape, column)
                 parameters = {
                     "model": scorer.reference,
@@ -113,7 +112,7 @@ def score(
             return counts
 
         counts = asyncio.run(run())
-    except (SourceError, SettingsError) as error:
+    except (SourceError, SettingsError, RequestError) as error:
         _end(REFUSED, str(error))
     except KeyboardInterrupt:
         _end(INTERRUPTED, "interrupted; the same command continues")
@@ -138,6 +137,20 @@ def _check(
     parquet = any(path.suffix.lower() == ".parquet" for path in (output, *paths))
     if parquet and importlib.util.find_spec("pyarrow") is None:
         raise SourceError("Parquet files need pyarrow; try: pip install pyarrow")
+
+
+def _check_calibration(scorer: Scorer, what: What, false_alarm_rate: float | None) -> None:
+    """Raise `SourceError` if the model cannot decide about novelty as the options ask."""
+    count = scorer.num_calibration
+    if count is None or not what.novelty:
+        return
+    if not count:
+        raise SourceError(f"{scorer.reference} has no calibration, so only --what loglik can be computed")
+    if false_alarm_rate is not None and false_alarm_rate < 1 / (count + 1):
+        raise SourceError(
+            f"--false-alarm-rate is {false_alarm_rate:g}, but {count:,} calibration images can give no p-value below "
+            f"{1 / (count + 1):.2g}"
+        )
 
 
 @contextlib.asynccontextmanager

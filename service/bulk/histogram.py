@@ -17,14 +17,13 @@ GAP = 2.0
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: its rectangle, the text that a pointer shows, and whether it is marked."""
+    """A bar: its rectangle, and the text that a pointer shows."""
 
     x: float
     y: float
     width: float
     height: float
     text: str
-    marked: bool
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ def histogram(
     note: str,
     bounds: tuple[float, float] | None = None,
     bins: int = NUM_BINS,
-    marked_up_to: float | None = None,
     expected: float | None = None,
 ) -> Histogram:
     """A histogram of values, of which there is at least one.
@@ -75,12 +73,11 @@ def histogram(
         note: How to read it.
         bounds: Range of the horizontal axis; that of the values for None.
         bins: Number of bars.
-        marked_up_to: Bars whose values are all at most this are marked.
         expected: Count per bar at which a line is drawn.
     """
     counts, edges = np.histogram(values, bins=bins, range=bounds or _padded(values))
-    y_values = _steps(0.0, max(float(counts.max()), expected or 0.0, 1.0), 3)
-    top = max(float(counts.max()), y_values[-1], expected or 0.0)
+    top = max(float(counts.max()), expected or 0.0)
+    y_values = [value for value in _steps(0.0, top, 3) if value == int(value)]
     step = WIDTH / bins
     bars = [
         Bar(
@@ -89,7 +86,6 @@ def histogram(
             width=step - GAP,
             height=HEIGHT * count / top,
             text=f"{left:.4g} to {right:.4g}: {count:,} {'image' if count == 1 else 'images'}",
-            marked=marked_up_to is not None and right <= marked_up_to + 1e-12,
         )
         for index, (count, left, right) in enumerate(zip(counts.tolist(), edges[:-1], edges[1:], strict=True))
         if count
@@ -99,7 +95,7 @@ def histogram(
         title=title,
         note=note,
         bars=bars,
-        x_ticks=[Tick(WIDTH * (value - low) / (high - low), f"{value:g}") for value in _steps(low, high, 6)],
+        x_ticks=[Tick(WIDTH * (value - low) / (high - low), f"{value:g}") for value in _steps(low, high, 4)],
         y_ticks=[Tick(HEIGHT - HEIGHT * value / top, f"{value:,.0f}") for value in y_values],
         level=None if expected is None else HEIGHT - HEIGHT * expected / top,
     )
@@ -110,13 +106,10 @@ def _padded(values: NDArray[np.floating]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _steps(low: float, high: float, most: int) -> list[float]:
-    """At most about `most` round numbers between two bounds."""
-    raw = (high - low) / most
+def _steps(low: float, high: float, least: int) -> list[float]:
+    """Round numbers between two bounds, with at least `least` steps."""
+    raw = (high - low) / least
     magnitude = 10.0 ** np.floor(np.log10(raw))
-    step = next(float(factor * magnitude) for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
-    if low == 0.0:
-        step = max(step, 1.0) if high >= 1.0 and most == 3 else step
-    first = int(np.ceil(low / step - 1e-9))
-    last = int(np.floor(high / step + 1e-9))
+    step = max(float(factor * magnitude) for factor in (1, 2, 5) if factor * magnitude <= raw * (1 + 1e-9))
+    first, last = int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9))
     return [round(index * step, 10) for index in range(first, last + 1)]

@@ -99,24 +99,28 @@ def _histograms(journal: Journal, what: What) -> list[Histogram]:
             histogram(
                 p_values,
                 title="p-values",
-                note="Images like those that the model was trained on fill all bars up to the dashed line. "
-                "A high first bar means that many images are unusual.",
+                note="For images like those that the model was trained on, all bars would reach about the dashed line. "
+                "A high first bar means that more images are unusual than that.",
                 bounds=(0.0, 1.0),
                 bins=P_BINS,
-                marked_up_to=1.0 / P_BINS,
                 expected=len(p_values) / P_BINS,
             )
         )
     scores = np.array([row.log_likelihood for row in journal.rows() if row.log_likelihood is not None])
     if what.loglik and len(scores):
-        charts.append(
-            histogram(
-                scores,
-                title="Log-likelihoods, in nats",
-                note="Higher is more likely. Simple images have high values, whether or not the model knows them.",
-            )
-        )
+        low, high = _inner_range(scores)
+        note = "Higher is more likely. Simple images have high values, whether or not the model knows them."
+        if beyond := int((scores < low).sum()):
+            note += f" The first bar also holds {beyond:,} {'image' if beyond == 1 else 'images'} with lower values."
+        charts.append(histogram(scores.clip(low, high), title="Log-likelihoods, in nats", note=note))
     return charts
+
+
+def _inner_range(values: NDArray[np.floating]) -> tuple[float, float]:
+    """The range of the values without those that lie far outside of the middle half (Tukey's outer fences)."""
+    first, third = np.quantile(values, [0.25, 0.75])
+    reach = 3.0 * (third - first)
+    return float(max(values.min(), first - reach)), float(min(values.max(), third + reach))
 
 
 async def _cards(rows: Sequence[Row], items: Sequence[Item], scorer: Scorer, preparation: Preparation) -> list[Card]:

@@ -55,8 +55,8 @@ class Scorer(Protocol):
     reference: str
     """The model, `name@version`."""
     image_shape: tuple[int, int, int]
-    calibrated: bool | None
-    """Whether novelty can be decided; None if that is not known."""
+    num_calibration: int | None
+    """Calibration images, 0 for none; None if that is not known before the first answer."""
 
     async def log_likelihoods(self, levels: Levels) -> list[LogLikelihood]:
         """Log-likelihoods of images."""
@@ -68,7 +68,7 @@ class Scorer(Protocol):
         """Where images differ from their prototypes, (N, 1, H, W); None if the model has no prototypes."""
 
     async def prototypes(self, indices: Iterable[int]) -> dict[int, Images]:
-        """Images (C, H, W) of components of the prior by their index."""
+        """Images (C, H, W) of components of the prior by their index, decoded at the components' means."""
 
 
 class RemoteScorer:
@@ -76,7 +76,7 @@ class RemoteScorer:
 
     def __init__(self, client: AsyncClient, model: ModelSummary, scoring: Scoring) -> None:
         self._client, self._scoring = client, scoring
-        self.calibrated: bool | None = None
+        self.num_calibration: int | None = None
         self.reference = f"{model.name}@{model.version}"
         channels, height, width = (model.architecture or {})["image_shape"]
         self.image_shape = (int(channels), int(height), int(width))
@@ -101,11 +101,14 @@ class RemoteScorer:
             return None
 
     async def prototypes(self, indices: Iterable[int]) -> dict[int, Images]:
-        images = {}
-        for index in indices:
-            page = await self._client.pseudo_inputs(model=self.reference, offset=index, limit=1)
-            images[index] = page.images[0].astype(np.float32)
-        return images
+        return {index: await self._prototype(index) for index in indices}
+
+    async def _prototype(self, index: int) -> Images:
+        page = await self._client.pseudo_inputs(model=self.reference, offset=index, limit=1)
+        if page.kind == "decoded components":
+            return page.images[0].astype(np.float32)
+        samples = await self._client.sample(model=self.reference, pseudo_input=index, temperature=0.0, seed=0)
+        return samples.images[0]
 
 
 @contextlib.asynccontextmanager
@@ -134,7 +137,7 @@ class LocalScorer:
     def __init__(self, model: LoadedModel, scoring: Scoring) -> None:
         self._model, self._engine, self._scoring = model, model.engine, scoring
         self.reference, self.image_shape = model.reference, model.card.model.image_shape
-        self.calibrated: bool | None = "default" in model.calibrations
+        self.num_calibration: int | None = model.calibrations.get("default", 0)
 
     async def log_likelihoods(self, levels: Levels) -> list[LogLikelihood]:
         num_samples, seed = self._scoring.num_samples, self._scoring.seed
@@ -162,9 +165,16 @@ class LocalScorer:
         return read_npy(await self._engine.locate(images, view="heat", layout=NPY, client=CLIENT))
 
     async def prototypes(self, indices: Iterable[int]) -> dict[int, Images]:
-        chosen = list(indices)
-        body = await self._engine.gallery(chosen, offset=0, stretch=False, layout=NPY, client=CLIENT)
-        return dict(zip(chosen, read_npy(body), strict=True))
+        return {index: await self._prototype(index) for index in indices}
+
+    async def _prototype(self, index: int) -> Images:
+        if self._model.has_pseudo_inputs:
+            body = await self._engine.sample(
+                n=1, seed=0, component=index, temperature=0.0, draw=False, layout=NPY, client=CLIENT
+            )
+        else:
+            body = await self._engine.gallery([index], offset=0, stretch=False, layout=NPY, client=CLIENT)
+        return read_npy(body)[0]
 
 
 @contextlib.asynccontextmanager

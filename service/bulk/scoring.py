@@ -15,7 +15,7 @@ from service.bulk.journal import Journal
 from service.bulk.rows import Row, What
 from service.bulk.scorers import Scorer
 from service.bulk.sources import Item
-from service.errors import Problem
+from service.errors import Problem, WrongSize
 from service.images import fit_to_model
 from vampprior_client.async_client import in_order
 
@@ -69,6 +69,8 @@ def load_image(item: Item, image_shape: tuple[int, int, int], preparation: Prepa
     """The image in the model's shape (C, H, W), or why there is none."""
     try:
         return fit_to_model(item.read(), image_shape, resize=preparation.resize, invert=preparation.invert)
+    except WrongSize as error:
+        return f"{error.detail.partition('. ')[0]}. The options --resize and --invert fit it."
     except Problem as error:
         return error.detail
     except (OSError, ValueError) as error:
