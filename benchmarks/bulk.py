@@ -30,7 +30,7 @@ from vampprior.statistics import image_statistics
 __all__ = ["log_likelihoods", "novelty"]
 
 NUM_SAMPLES = 5000
-NUM_SCORED, NUM_DECIDED = 32, 4096
+NUM_SCORED, NUM_DECIDED = 32, 2048
 
 
 def log_likelihoods(options: Options) -> Result:
@@ -44,7 +44,7 @@ def log_likelihoods(options: Options) -> Result:
 
 
 def novelty(options: Options) -> Result:
-    """Decisions on 4,096 images, with the prototypes that explain each."""
+    """Decisions on 2,048 images, with the prototypes that explain each."""
 
     def library(model: LatentModel) -> Callable[[Tensor], object]:
         _, card = load_checkpoint(CHECKPOINT)
