@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
         ),
         (
             "docs/client.md",
-            "There is no clear sign that this image is new: 2,496 of 10,000 calibration images look at least as unusual "
-            "(p = 0.25, more than the false-alarm rate of 0.01).\n",
+            "There is no clear sign that this image is new: 2,496 of 10,000 calibration images look at least as "
+            "unusual (p = 0.25, more than the false-alarm rate of 0.01).\n",
         ),
     ],
 )
