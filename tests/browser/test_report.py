@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from service.bulk.command import app
 from service.images import encode_png
 
 
@@ -23,8 +23,9 @@ def report(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "report.html"
     arguments = ["--what", "loglik", "--num-samples", "20", "--html", path, "--output", folder / "scores.csv"]
     address = url.replace("service.test", "127.0.0.1")
-    ended = CliRunner().invoke(app, ["score", str(folder), "--url", address, *map(str, arguments)])
-    assert ended.exit_code == 1, ended.output
+    command = [sys.executable, "-m", "service", "score", folder, "--url", address, *arguments]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert ended.returncode == 1, ended.stderr
     return path
 
 
