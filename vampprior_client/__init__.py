@@ -36,6 +36,7 @@ from vampprior_client.results import (
     Statistic,
 )
 from vampprior_client.retries import Retries
+from vampprior_client.streams import Streamed
 
 __all__ = [
     "AsyncClient",
@@ -65,6 +66,7 @@ __all__ = [
     "ServerError",
     "ServiceError",
     "Statistic",
+    "Streamed",
     "TimedOut",
     "TooLarge",
     "Unauthorized",

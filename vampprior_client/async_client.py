@@ -11,17 +11,19 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from vampprior_client import calls
+from vampprior_client import calls, streams
 from vampprior_client.calls import Call, request_arguments
 from vampprior_client.client import BATCH, IN_FLIGHT, TIMEOUT, Options
 from vampprior_client.errors import ClientError, ConnectionFailed, Unavailable, service_error, transport_error
 from vampprior_client.images import File, Images, batches
 from vampprior_client.results import Encoding, LogLikelihood, ModelSummary, Novelty, PseudoInputs, Samples
 from vampprior_client.retries import Retries
+from vampprior_client.streams import Streamed, StreamReader
 
 __all__ = ["AsyncClient", "in_order"]
 
 T = TypeVar("T")
+S = TypeVar("S", LogLikelihood, Novelty)
 
 
 class AsyncClient:
@@ -91,6 +93,23 @@ class AsyncClient:
         """Where images differ from the prototypes closest to them; arrays (1, H, W) with values in [0, 1]."""
         return self._each(calls.heatmap, images, options, self._batch)
 
+    def stream_log_likelihood(
+        self, images: Images, *, progress: bool = False, **options: Unpack[calls.LogLikelihoodOptions]
+    ) -> AsyncIterator[Streamed[LogLikelihood]]:
+        """Log-likelihoods out of one request, each as soon as it is known, whatever the order of the images.
+
+        With `progress`, estimates from 512 samples, 1,024 and so on come before the final one.
+        """
+        (files,) = batches(images, None)
+        return self._stream(streams.log_likelihood(files, options, progress=progress))
+
+    def stream_novelty(
+        self, images: Images, **options: Unpack[calls.NoveltyStreamOptions]
+    ) -> AsyncIterator[Streamed[Novelty]]:
+        """Decisions out of one request, each as soon as it is known, whatever the order of the images."""
+        (files,) = batches(images, None)
+        return self._stream(streams.novelty(files, options))
+
     async def pseudo_inputs(self, **options: Unpack[calls.PseudoInputOptions]) -> PseudoInputs:
         """A page of the prior's pseudo-inputs."""
         return await self._send(calls.pseudo_inputs(options))
@@ -127,6 +146,41 @@ class AsyncClient:
         if not response.is_success:
             raise service_error(response)
         return call.read(response)
+
+    async def _stream(self, call: Call[StreamReader[S]]) -> AsyncIterator[Streamed[S]]:
+        """Results of a stream. Only a request that has no answer yet is sent again."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                response = await self._open(call)
+                break
+            except ClientError as error:
+                wait = self._retries.wait(attempt, error)
+                if wait is None:
+                    raise
+            await asyncio.sleep(wait)
+        try:
+            reader = call.read(response)
+            async for line in response.aiter_lines():
+                if (result := reader.read(line)) is not None:
+                    yield result
+            reader.end()
+        except httpx.TransportError as error:
+            raise transport_error(error, str(self._http.base_url)) from error
+        finally:
+            await response.aclose()
+
+    async def _open(self, call: Call[Any]) -> httpx.Response:
+        """The answer of a call, with its body still to be read."""
+        try:
+            response = await self._http.send(self._http.build_request(**request_arguments(call)), stream=True)
+            if not response.is_success:
+                await response.aread()
+                raise service_error(response)
+        except httpx.TransportError as error:
+            raise transport_error(error, str(self._http.base_url)) from error
+        return response
 
     async def _each(
         self,

@@ -29,6 +29,7 @@ __all__ = [
     "HeatmapOptions",
     "LogLikelihoodOptions",
     "NoveltyOptions",
+    "NoveltyStreamOptions",
     "PseudoInputOptions",
     "ReconstructOptions",
     "SampleOptions",
@@ -57,6 +58,7 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     options: Mapping[str, Any] = field(default_factory=dict)
     files: Sequence[File] = ()
+    accept: str | None = None
 
 
 class ModelOptions(TypedDict, total=False):
@@ -133,17 +135,25 @@ class LogLikelihoodOptions(BinarizeOptions, total=False):
     precision: float
 
 
-class NoveltyOptions(BinarizeOptions, total=False):
-    """Options of `novelty`.
+class NoveltyStreamOptions(BinarizeOptions, total=False):
+    """Options of `stream_novelty`.
 
     Args:
         calibration: The known images to compare with.
         false_alarm_rate: Share of known images that may be called new.
-        fdr: Decide over all images together at this false discovery rate; all of them go into one request.
     """
 
     calibration: str
     false_alarm_rate: float
+
+
+class NoveltyOptions(NoveltyStreamOptions, total=False):
+    """Options of `novelty`.
+
+    Args:
+        fdr: Decide over all images together at this false discovery rate; all of them go into one request.
+    """
+
     fdr: float
 
 
@@ -251,6 +261,7 @@ def request_arguments(call: Call[Any]) -> dict[str, Any]:
         "method": call.method,
         "url": call.path,
         "params": {name: value for name, value in call.options.items() if value is not None},
+        "headers": {} if call.accept is None else {"Accept": call.accept},
     }
     if call.files:
         arguments["files"] = [("file", (file.name, file.content, "application/octet-stream")) for file in call.files]

@@ -12,16 +12,18 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from vampprior_client import calls
+from vampprior_client import calls, streams
 from vampprior_client.calls import Call, request_arguments
 from vampprior_client.errors import ClientError, ConnectionFailed, Unavailable, service_error, transport_error
 from vampprior_client.images import File, Images, batches
 from vampprior_client.results import Encoding, LogLikelihood, ModelSummary, Novelty, PseudoInputs, Samples
 from vampprior_client.retries import Retries
+from vampprior_client.streams import Streamed, StreamReader
 
 __all__ = ["BATCH", "IN_FLIGHT", "TIMEOUT", "Client"]
 
 T = TypeVar("T")
+S = TypeVar("S", LogLikelihood, Novelty)
 Options = Any  # the options of a call, which mypy checks where the call is made
 
 BATCH, IN_FLIGHT = 64, 4
@@ -104,6 +106,23 @@ class Client:
         """Where images differ from the prototypes closest to them; arrays (1, H, W) with values in [0, 1]."""
         return self._each(calls.heatmap, images, options, self._batch)
 
+    def stream_log_likelihood(
+        self, images: Images, *, progress: bool = False, **options: Unpack[calls.LogLikelihoodOptions]
+    ) -> Iterator[Streamed[LogLikelihood]]:
+        """Log-likelihoods out of one request, each as soon as it is known, whatever the order of the images.
+
+        With `progress`, estimates from 512 samples, 1,024 and so on come before the final one.
+        """
+        (files,) = batches(images, None)
+        return self._stream(streams.log_likelihood(files, options, progress=progress))
+
+    def stream_novelty(
+        self, images: Images, **options: Unpack[calls.NoveltyStreamOptions]
+    ) -> Iterator[Streamed[Novelty]]:
+        """Decisions out of one request, each as soon as it is known, whatever the order of the images."""
+        (files,) = batches(images, None)
+        return self._stream(streams.novelty(files, options))
+
     def pseudo_inputs(self, **options: Unpack[calls.PseudoInputOptions]) -> PseudoInputs:
         """A page of the prior's pseudo-inputs."""
         return self._send(calls.pseudo_inputs(options))
@@ -140,6 +159,41 @@ class Client:
         if not response.is_success:
             raise service_error(response)
         return call.read(response)
+
+    def _stream(self, call: Call[StreamReader[S]]) -> Iterator[Streamed[S]]:
+        """Results of a stream. Only a request that has no answer yet is sent again."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                response = self._open(call)
+                break
+            except ClientError as error:
+                wait = self._retries.wait(attempt, error)
+                if wait is None:
+                    raise
+            time.sleep(wait)
+        try:
+            reader = call.read(response)
+            for line in response.iter_lines():
+                if (result := reader.read(line)) is not None:
+                    yield result
+            reader.end()
+        except httpx.TransportError as error:
+            raise transport_error(error, str(self._http.base_url)) from error
+        finally:
+            response.close()
+
+    def _open(self, call: Call[Any]) -> httpx.Response:
+        """The answer of a call, with its body still to be read."""
+        try:
+            response = self._http.send(self._http.build_request(**request_arguments(call)), stream=True)
+            if not response.is_success:
+                response.read()
+                raise service_error(response)
+        except httpx.TransportError as error:
+            raise transport_error(error, str(self._http.base_url)) from error
+        return response
 
     def _each(
         self,

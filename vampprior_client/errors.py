@@ -47,6 +47,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "UnsupportedMediaType",
+    "problem_error",
     "service_error",
     "transport_error",
 ]
@@ -165,19 +166,32 @@ class _Problem(msgspec.Struct):
 
 
 def service_error(response: httpx.Response) -> ServiceError:
-    """The exception of an answer whose status is not 2xx."""
+    """The exception of an answer whose status is not 2xx, and whose body has been read."""
+    headers = response.headers
+    return problem_error(
+        response.status_code,
+        response.content,
+        title=response.reason_phrase,
+        request_id=headers.get("x-request-id", ""),
+        retry_after=_seconds(headers.get("retry-after", "")),
+    )
+
+
+def problem_error(
+    status: int, body: bytes, *, title: str = "", request_id: str = "", retry_after: float | None = None
+) -> ServiceError:
+    """The exception of a problem document; `title` and `request_id` stand in for what it lacks."""
     try:
-        problem = msgspec.json.decode(response.content, type=_Problem)
+        problem = msgspec.json.decode(body, type=_Problem)
     except msgspec.DecodeError:
         problem = _Problem()
-    status = response.status_code
     return CLASSES.get(status, ServerError if status >= 500 else RequestError)(
         status,
         type=problem.type,
-        title=problem.title or response.reason_phrase,
+        title=problem.title or title,
         detail=problem.detail,
-        request_id=problem.request_id or response.headers.get("x-request-id", ""),
-        retry_after=_seconds(response.headers.get("retry-after", "")),
+        request_id=problem.request_id or request_id,
+        retry_after=retry_after,
     )
 
 
