@@ -93,22 +93,24 @@ class AsyncClient:
         """Where images differ from the prototypes closest to them; arrays (1, H, W) with values in [0, 1]."""
         return self._each(calls.heatmap, images, options, self._batch)
 
-    def stream_log_likelihood(
+    async def stream_log_likelihood(
         self, images: Images, *, progress: bool = False, **options: Unpack[calls.LogLikelihoodOptions]
     ) -> AsyncIterator[Streamed[LogLikelihood]]:
         """Log-likelihoods out of one request, each as soon as it is known, whatever the order of the images.
 
         With `progress`, estimates from 512 samples, 1,024 and so on come before the final one.
         """
-        (files,) = batches(images, None)
-        return self._stream(streams.log_likelihood(files, options, progress=progress))
+        for files in batches(images, None):
+            async for result in self._stream(streams.log_likelihood(files, options, progress=progress)):
+                yield result
 
-    def stream_novelty(
+    async def stream_novelty(
         self, images: Images, **options: Unpack[calls.NoveltyStreamOptions]
     ) -> AsyncIterator[Streamed[Novelty]]:
         """Decisions out of one request, each as soon as it is known, whatever the order of the images."""
-        (files,) = batches(images, None)
-        return self._stream(streams.novelty(files, options))
+        for files in batches(images, None):
+            async for result in self._stream(streams.novelty(files, options)):
+                yield result
 
     async def pseudo_inputs(self, **options: Unpack[calls.PseudoInputOptions]) -> PseudoInputs:
         """A page of the prior's pseudo-inputs."""

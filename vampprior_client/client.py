@@ -113,15 +113,15 @@ class Client:
 
         With `progress`, estimates from 512 samples, 1,024 and so on come before the final one.
         """
-        (files,) = batches(images, None)
-        return self._stream(streams.log_likelihood(files, options, progress=progress))
+        for files in batches(images, None):
+            yield from self._stream(streams.log_likelihood(files, options, progress=progress))
 
     def stream_novelty(
         self, images: Images, **options: Unpack[calls.NoveltyStreamOptions]
     ) -> Iterator[Streamed[Novelty]]:
         """Decisions out of one request, each as soon as it is known, whatever the order of the images."""
-        (files,) = batches(images, None)
-        return self._stream(streams.novelty(files, options))
+        for files in batches(images, None):
+            yield from self._stream(streams.novelty(files, options))
 
     def pseudo_inputs(self, **options: Unpack[calls.PseudoInputOptions]) -> PseudoInputs:
         """A page of the prior's pseudo-inputs."""

@@ -86,3 +86,8 @@ def test_a_refusal_is_raised_before_the_first_result(read: Any) -> None:
 def test_a_service_that_does_not_stream_is_told_apart() -> None:
     with pytest.raises(vamp.ClientError, match="does not stream"):
         stream(httpx.MockTransport(lambda _: httpx.Response(200, json={"results": []})))
+
+
+def test_no_images_are_no_request() -> None:
+    with Client(transport=service(status=500)) as client:
+        assert list(client.stream_log_likelihood([])) == list(client.novelty([])) == []
