@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import beside, http, json_bodies, model, process, profiles, replicas, training
+from benchmarks import beside, bulk, http, json_bodies, model, process, profiles, replicas, training
 from benchmarks.machine import Options
 from benchmarks.novelty.figure import novelty
 from benchmarks.results import Result
@@ -41,6 +41,10 @@ FIGURES = {
     "cache-hit": Figure("POST /sample from Redis against constant bytes", http.cache_hit),
     "replicas": Figure("One replica of the service against two that share its clients and workers", replicas.shared),
     "pixelcnn": Figure("Drawing from a PixelCNN against full passes", model.cached_pixels),
+    "bulk-loglik": Figure(
+        "Log-likelihoods of many images, python -m service score against the library", bulk.log_likelihoods
+    ),
+    "bulk-novelty": Figure("Novelty of many images, python -m service score against the library", bulk.novelty),
     "profile-chunk": Figure("Where a chunk of a log-likelihood spends its time", profiles.chunk),
     "profile-processors": Figure("What each process takes of the processors, POST /loglik", profiles.processors),
     "training-step": Figure("A step of training against that of the paper's public code", training.step),

@@ -1,10 +1,16 @@
-"""`python -m service`: serve the model store over HTTP."""
+"""`python -m service`: serve the model store over HTTP. `python -m service score`: score many images."""
 
 from __future__ import annotations
 
 import gc
 import os
 import signal
+import sys
+
+if __name__ == "__main__" and len(sys.argv) > 1:
+    from service.bulk.command import app
+
+    app()  # ends the process
 
 if __name__ == "__main__":
     for _number in (signal.SIGINT, signal.SIGTERM):
@@ -14,7 +20,6 @@ if __name__ == "__main__":
 
 import contextlib
 import logging
-import sys
 
 from hardware import keep_freed_memory
 from service.http.app import create_app

@@ -411,14 +411,16 @@ class Settings(BaseSettings):
         return value
 
 
-def load_settings() -> Settings:
+def load_settings(**overrides: Any) -> Settings:
     """Read the environment, and check that the model store and the default model are there.
+
+    `overrides` are settings that win over the environment.
 
     Raises `SettingsError` with one line that names every bad or unknown variable.
     """
     problems = _unknown_variables()
     try:
-        settings = Settings()
+        settings = Settings(**overrides)
     except ValidationError as error:
         for item in error.errors(include_url=False, include_input=False):
             name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()

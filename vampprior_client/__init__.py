@@ -1,0 +1,76 @@
+"""Client of the VampPrior service, sync and async. Imports neither torch nor FastAPI."""
+
+from vampprior_client.async_client import AsyncClient
+from vampprior_client.client import Client
+from vampprior_client.errors import (
+    BadRequest,
+    ClientError,
+    Conflict,
+    ConnectionFailed,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidImage,
+    InvalidInput,
+    NotFound,
+    RateLimited,
+    RequestError,
+    ServerError,
+    ServiceError,
+    TimedOut,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from vampprior_client.images import Image, to_pillow
+from vampprior_client.results import (
+    Component,
+    Encoding,
+    LogLikelihood,
+    ModelSummary,
+    Novelty,
+    Posterior,
+    Prototype,
+    PseudoInputs,
+    Samples,
+    Statistic,
+)
+from vampprior_client.retries import Retries
+from vampprior_client.streams import Streamed
+
+__all__ = [
+    "AsyncClient",
+    "BadRequest",
+    "Client",
+    "ClientError",
+    "Component",
+    "Conflict",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "Encoding",
+    "Forbidden",
+    "Image",
+    "InvalidImage",
+    "InvalidInput",
+    "LogLikelihood",
+    "ModelSummary",
+    "NotFound",
+    "Novelty",
+    "Posterior",
+    "Prototype",
+    "PseudoInputs",
+    "RateLimited",
+    "RequestError",
+    "Retries",
+    "Samples",
+    "ServerError",
+    "ServiceError",
+    "Statistic",
+    "Streamed",
+    "TimedOut",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "UnsupportedMediaType",
+    "to_pillow",
+]
