@@ -55,7 +55,7 @@ STATUSES = {
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": InferenceError, "description": description} for status, description in STATUSES.items()
-}
+} | {"4XX": {"model": InferenceError, "description": "Another error of the request"}}  # or FastAPI would add its 422
 
 
 class ServerMetadata(BaseModel):
