@@ -175,6 +175,25 @@ class Settings(BaseSettings):
         default="png,jpeg,webp",
         description="Comma-separated formats of uploaded images: `png`, `jpeg`, `webp`; others are answered 415.",
     )
+    stream_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=1,
+        le=2**30,
+        description="Largest body of a request whose answer is a stream; a larger one is answered 413.",
+    )
+    stream_images: int = Field(
+        default=10_000,
+        ge=1,
+        le=10**7,
+        description="Images in one request whose answer is a stream; more are answered 413.",
+    )
+    held_stream_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1,
+        le=2**40,
+        validate_default=True,
+        description="Bytes of such bodies held at once in the whole process; more are answered 503.",
+    )
     held_body_bytes: int = Field(
         default=128 * 1024 * 1024,
         ge=1,
@@ -290,11 +309,15 @@ class Settings(BaseSettings):
             raise ValueError(f"must be formats out of {', '.join(FORMATS)}, separated by commas, not {value!r}")
         return value
 
-    @field_validator("held_body_bytes", "decoding_pixels")
+    @field_validator("held_body_bytes", "held_stream_bytes", "decoding_pixels")
     @classmethod
     def _check_room_for_one(cls, value: int, info: ValidationInfo) -> int:
         # otherwise the largest allowed one would always be answered 503
-        one = {"held_body_bytes": "max_body_bytes", "decoding_pixels": "max_image_pixels"}[str(info.field_name)]
+        one = {
+            "held_body_bytes": "max_body_bytes",
+            "held_stream_bytes": "stream_bytes",
+            "decoding_pixels": "max_image_pixels",
+        }[str(info.field_name)]
         if value < info.data.get(one, 0):
             raise ValueError(f"is {value}, which must be at least {PREFIX}{one.upper()}, {info.data[one]}")
         return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -131,6 +131,14 @@ class EngineModel:
         """Reserve room for the log-likelihoods of `count` images. Raises `Overloaded`."""
         return self._admit(self.engine.heavy, client, count * (num_samples + refine * REFINEMENT_DRAWS))
 
+    def open_scores(self, client: str) -> Request:
+        """A request for log-likelihoods that are asked for one after another. Raises `Overloaded`."""
+        return self.engine.heavy.open(client, self._seconds_per_row)
+
+    def check_room(self, rows: int) -> None:
+        """Raise `Overloaded` if there is no room for so many rows of log-likelihoods."""
+        self.engine.heavy.check_room(rows)
+
     async def score(
         self,
         request: Request,
@@ -140,17 +148,20 @@ class EngineModel:
         seed: int,
         refine: int = 0,
         precision: float | None = None,
+        report: Callable[[bytes], None] | None = None,
     ) -> bytes:
         """Log-likelihood of one image by importance sampling, as a JSON object, in the room of a request.
 
         With `refine` steps the proposal is fitted to the image first. With a `precision` the samples double until the
-        standard error is below it and can be believed, up to `num_samples`.
+        standard error is below it and can be believed, up to `num_samples`. With `report` they double as well, and it
+        is called with the estimate each time but the last. Such steps do not change the estimate.
         """
         proposal = await self._one(request, Refine(levels, seed, refine)) if refine else b""
         parts: tuple[bytes, ...] = ()
         stop = 0
         while True:
-            start, stop = stop, num_samples if precision is None else min(num_samples, max(UNIT_SAMPLES, 2 * stop))
+            whole = precision is None and report is None
+            start, stop = stop, num_samples if whole else min(num_samples, max(UNIT_SAMPLES, 2 * stop))
             parts += await self._all(
                 request,
                 (
@@ -161,6 +172,8 @@ class EngineModel:
             body = await self._last(request, Combine(parts, precision, bool(refine)))
             if stop == num_samples or msgspec.json.decode(body, type=_Progress).converged:
                 return body
+            if report is not None:
+                report(body)
 
     async def decide(
         self,
@@ -172,10 +185,11 @@ class EngineModel:
         num_samples: int,
         seed: int,
         client: str,
+        bulk: bool = False,
     ) -> list[bytes]:
-        """Whether each image is new, as JSON objects."""
+        """Whether each image is new, as JSON objects; in the heavy lane with `bulk`, however few the images are."""
         rows = len(levels) * num_samples
-        lane = self.engine.heavy if rows > self._max_rows else self.engine.light
+        lane = self.engine.heavy if bulk or rows > self._max_rows else self.engine.light
         with self._admit(lane, client, rows) as request:
             parts = (levels[start : start + UNIT_IMAGES] for start in range(0, len(levels), UNIT_IMAGES))
             units = (Measure(b"".join(part), len(part), num_samples, seed) for part in parts)

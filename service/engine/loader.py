@@ -152,6 +152,7 @@ def _describe(reference: str, runtime: Runtime) -> Loaded:
         runtime.model.prior.pseudo_inputs is not None,
         runtime.model.autoregressive,
         {name: len(calibration) for name, calibration in runtime.calibrations.items()},
+        dict(runtime.model.latent_dims),
         runtime.max_rows,
         seconds,
     )

@@ -302,6 +302,7 @@ class Loaded(Message, frozen=True):
     weights:      component weights of the prior, float32
     has_pseudo_inputs: whether the prior has pseudo-inputs
     calibrations: number of images of each calibration, by name
+    latent_dims:  units of each stochastic layer, by name, top first
     max_rows:     rows that go through the networks at once
     unit_seconds: time of a unit of heavy work
     """
@@ -312,6 +313,7 @@ class Loaded(Message, frozen=True):
     has_pseudo_inputs: bool
     autoregressive: bool
     calibrations: dict[str, int]
+    latent_dims: dict[str, int]
     max_rows: int
     unit_seconds: float
 

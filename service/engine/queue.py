@@ -147,6 +147,20 @@ class Lane:
         self.change(request, rows)
         return request
 
+    def open(self, client: str, seconds_per_row: float) -> Request:
+        """A request whose tasks come one after another: their rows count while they are there, none are reserved.
+
+        Raises `Overloaded` if there are too many requests. It is not to be used in a `with` block.
+        """
+        if self.requests >= self.max_requests:
+            raise Overloaded(f"{self.requests} requests wait or are being computed; this one finds no room.")
+        return Request(self, client, 0, seconds_per_row)
+
+    def check_room(self, rows: int) -> None:
+        """Raise `Overloaded` if there is no room for so many more rows."""
+        if self.rows + rows > self.max_rows:
+            raise Overloaded(f"{self.rows} network rows wait or are being computed; {rows} more find no room.")
+
     def enter(self, request: Request) -> None:
         """Count a request."""
         self.requests += 1

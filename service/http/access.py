@@ -17,10 +17,10 @@ from service.settings import Settings
 __all__ = ["OPEN_PATHS", "AccessControl", "peer_of"]
 
 OPEN_PATHS = re.compile(
-    r"/|/(health|docs|problems|static|static-offline-docs)/.*|/(docs|openapi\.json|problems|metrics)"
+    r"/|/(health|v2/health|docs|problems|static|static-offline-docs)/.*|/(docs|openapi\.json|problems|metrics)"
 )
 """What anyone may read without a key: probes, metrics, the documentation and static files."""
-PROBE_PATHS = re.compile(r"/health/.*|/metrics")
+PROBE_PATHS = re.compile(r"(/v2)?/health/.*|/metrics")
 """What is answered in any case, without a limit and on any connection."""
 ADMIN_PATHS = {"/models/reload"}
 

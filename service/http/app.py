@@ -23,6 +23,7 @@ from service.http.problems import WebSocketRefusal, install_error_handlers
 from service.http.routes import encode, health, loglik, models, novelty, pseudo_inputs, reconstruct, sample
 from service.http.routes.parameters import Service
 from service.http.routes.query import handlers_of
+from service.http.routes.v2 import inference, metadata
 from service.http.uploads import UploadReader
 from service.metrics import Metrics
 from service.models.store import ModelStore
@@ -32,7 +33,7 @@ __all__ = ["Application", "create_app"]
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (sample, reconstruct, loglik, novelty, encode, pseudo_inputs, models, health)
+ROUTERS = (sample, reconstruct, loglik, novelty, encode, pseudo_inputs, models, health, metadata, inference)
 
 
 class Application(FastAPI):
@@ -99,6 +100,7 @@ def create_app(settings: Settings) -> Application:
         store=service.store,
         deadline=settings.deadline_seconds,
         max_bytes=settings.max_body_bytes,
+        stream_bytes=settings.stream_bytes,
         handlers=handlers_of(routes),
         routes=app.router.routes,
     )

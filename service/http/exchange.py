@@ -38,7 +38,7 @@ class Exchange:
         self.finished = False
         self.expired = self.hung_up = self.too_large = False
         """Why the handler was cancelled or refused more of the body."""
-        self._ended = False
+        self._ended = self._lifted = False
         self._loop = asyncio.get_running_loop()
         self._rest = deadline - GRACE_SECONDS
         if self._rest > 0:
@@ -85,6 +85,10 @@ class Exchange:
         if length.isdigit() and int(length[:20]) > self._max_bytes:
             raise self.refusal()
 
+    def lift_deadline(self) -> None:
+        """Let the handler take any time, since it bounds its own steps; a hang-up still cancels it."""
+        self._lifted = True
+
     def end(self) -> None:
         """Stop the timer, and listen no more; the handler is not being cancelled any more."""
         if self._ended:
@@ -102,7 +106,10 @@ class Exchange:
         self._listen()
 
     def _expire(self) -> None:
-        if not self.hung_up:
+        if self._lifted:
+            if self._listener is None:  # the deadline was too short for `_grow_old`
+                self._listen()
+        elif not self.hung_up:
             self.expired = True
             self._handler.cancel()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import threading
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import BadParameter, TooLarge
 
-__all__ = ["read_form_files"]
+__all__ = ["iterate_form_files", "read_form_files"]
 
 MAX_OTHERS = 100  # fields beside `file`
 MAX_FALSE_BOUNDARIES = 100  # in the contents of parts, where a client's random boundary never occurs
@@ -26,10 +27,18 @@ PLAIN_ENCODINGS = {b"", b"7bit", b"8bit", b"binary"}
 def read_form_files(
     content_type: str, body: bytes, *, max_images: int, stop: threading.Event
 ) -> list[tuple[str, bytes]]:
+    """All that `iterate_form_files` gives."""
+    return list(iterate_form_files(content_type, body, max_images=max_images, stop=stop))
+
+
+def iterate_form_files(
+    content_type: str, body: bytes, *, max_images: int, stop: threading.Event
+) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file in the field `file`, in their order; other fields are ignored.
 
-    Starlette's parser is not used: it spools files of more than 1 MB to disk, and decodes names with any codec that the
-    client asks for. Parsing ends soon after `stop` is set.
+    No more than the files of 64 KB of the body are held at a time, or a single larger one. Starlette's parser is not
+    used: it spools files of more than 1 MB to disk, and decodes names with any codec that the client asks for. Parsing
+    ends soon after `stop` is set.
 
     Raises `TooLarge` for more than `max_images` files or 100 other fields, `BadParameter` for a form that cannot be
     read, and `CancelledError` after `stop`.
@@ -58,11 +67,12 @@ def read_form_files(
             if stop.is_set():
                 raise CancelledError
             parser.write(body[start : start + PIECE_BYTES])
+            files, form.files = form.files, []
+            yield from files
     except FormParserError as error:
         raise BadParameter(f"the form cannot be read: {str(error)[:200]}") from error
     if not form.ended:
         raise BadParameter("the form cannot be read: its final boundary is missing")
-    return form.files
 
 
 def _check_boundaries(body: bytes, boundary: bytes) -> None:
@@ -78,11 +88,14 @@ def _check_boundaries(body: bytes, boundary: bytes) -> None:
 class _Form:
     """Collects the files of a form from the parser's callbacks.
 
-    name: name of the file that is being read, None while another field is
+    files: that have been read, until somebody takes them
+    count: number of files that have begun
+    name:  name of the file that is being read, None while another field is
     """
 
     max_images: int
     files: list[tuple[str, bytes]] = field(default_factory=list)
+    count: int = 0
     others: int = 0
     ended: bool = False
     headers: dict[bytes, bytes] = field(default_factory=dict)
@@ -117,9 +130,10 @@ class _Form:
             raise BadParameter("the form field `file` must be a file, not text; with curl: -F file=@digit.png")
         if self.headers.get(b"content-transfer-encoding", b"").strip().lower() not in PLAIN_ENCODINGS:
             raise BadParameter("the form field `file` must hold the bytes of the file, without a transfer encoding")
-        if len(self.files) == self.max_images:
+        if self.count == self.max_images:
             raise TooLarge(f"a request may have {self.max_images} images")
-        self.name = options[b"filename"].decode(errors="replace") or f"image {len(self.files)}"
+        self.name = options[b"filename"].decode(errors="replace") or f"image {self.count}"
+        self.count += 1
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
         if self.name is not None:

@@ -20,6 +20,7 @@ from service.errors import DeadlineExceeded, NotReady
 from service.http.access import AccessControl, peer_of
 from service.http.exchange import Exchange
 from service.http.problems import CLIENT_CLOSED_REQUEST, error_response, internal_error, problem_response
+from service.http.streams import wants_stream
 from service.logs import request_id
 from service.metrics import Metrics
 
@@ -44,6 +45,7 @@ class Gateway:
     the `handlers` go straight to it; the rest go to `app`. A dozen layers of ASGI took three quarters of the time of a
     sample.
 
+    max_bytes, stream_bytes: bounds of the body of a request, and of one whose answer is a stream
     handlers: functions that answer, by method and path
     routes:   of `app`, to name the route of a request that was refused before it reached one
     """
@@ -57,12 +59,13 @@ class Gateway:
         store: ModelStore | None = None,
         deadline: float = 60.0,
         max_bytes: int = 2**30,
+        stream_bytes: int = 2**30,
         handlers: Mapping[tuple[str, str], Handler] | None = None,
         routes: Sequence[BaseRoute] = (),
     ) -> None:
         self.app, self.metrics, self.store, self.routes = app, metrics, store, routes
         self.access = access or AccessControl()
-        self.deadline, self.max_bytes = deadline, max_bytes
+        self.deadline, self.max_bytes, self.stream_bytes = deadline, max_bytes, stream_bytes
         self.handlers = dict(handlers or {})
         self.series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.ids = random.Random()  # noqa: S311  (no secret; and the system's own cost a request its turn at the GIL)
@@ -78,7 +81,9 @@ class Gateway:
         id_ = given.decode() if SANE_REQUEST_ID.fullmatch(given) else f"{self.ids.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = id_
         token = request_id.set(id_)
-        exchange = Exchange(receive, send, deadline=self.deadline, max_bytes=self.max_bytes)
+        max_bytes = self.stream_bytes if wants_stream(scope) else self.max_bytes
+        exchange = Exchange(receive, send, deadline=self.deadline, max_bytes=max_bytes)
+        scope["state"]["exchange"] = exchange
         exchange.headers.append((b"x-request-id", id_.encode()))
         generation = self.store.enter() if self.store is not None else None
         self.metrics.http_requests_in_progress.inc()

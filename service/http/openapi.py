@@ -41,6 +41,7 @@ TAGS = [
     {"name": "pseudo-inputs", "description": "See the prototypes that the model learned, which make up its prior."},
     {"name": "models", "description": "See which checkpoints answer, and load others."},
     {"name": "operations", "description": "Health checks and metrics, for orchestrators."},
+    {"name": "inference protocol", "description": "The Open Inference Protocol, for clients of KServe and Triton."},
 ]
 LAST_PARAMETERS = ("format", "columns", "scale", "resize", "invert", "model")
 """Parameters that many calls share; they follow those of the call itself."""

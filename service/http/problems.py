@@ -128,6 +128,10 @@ def _response(
     headers: Mapping[str, str] | None,
     errors: Sequence[ParameterError] | None = None,
 ) -> Response:
+    if _speaks_inference_protocol(scope):
+        body = json.dumps({"error": printable(detail, MAX_DETAIL)}).encode("ascii")
+        # the protocol knows no other status for a parameter that is wrong
+        return Response(body, 400 if status == BadParameter.status else status, dict(headers or {}), "application/json")
     content = ProblemDetail(
         type=type_,
         title=title,
@@ -140,6 +144,12 @@ def _response(
     # ASCII, so that no stray surrogate of a hostile request can fail to encode
     body = json.dumps(content.model_dump(exclude_none=True)).encode("ascii")
     return Response(body, status, dict(headers or {}), PROBLEM_JSON)
+
+
+def _speaks_inference_protocol(scope: Scope) -> bool:
+    """True for paths of the Open Inference Protocol, whose errors are `{"error": "..."}`."""
+    path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def _http_exception_response(scope: Scope, error: HTTPException) -> Response:

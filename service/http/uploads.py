@@ -7,10 +7,11 @@ import contextlib
 import hashlib
 import io
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from hardware import trim_memory
 from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
+from service.http.arrays import ImageArray
 from service.http.budget import Budget
-from service.http.forms import read_form_files
+from service.http.forms import iterate_form_files, read_form_files
 from service.http.json_images import read_json_images
 from service.images import check_pixels, check_size, fit_to_model, format_names, open_image, read_npy, read_npz
 from service.images.pixels import OpenedImage
@@ -35,6 +37,7 @@ ARRAY_TYPES: Mapping[str, Callable[..., NDArray[np.uint8]]] = {
 }
 """Media types of NumPy files, and what reads them."""
 DECODING_THREADS = 4
+NO_IMAGE = "no image was sent: put it into the form field `file`, or send it as a raw body of type image/png"
 
 LARGE_BYTES, LARGE_PIXELS = 1 << 20, 1 << 18
 """Uploads beyond either leave so much freed memory behind that it is given back once no other is in hand."""
@@ -45,6 +48,9 @@ all processors are busy."""
 
 UPLOAD_BODY: dict[str, Any] = {"requestBody": {"$ref": "#/components/requestBodies/Images"}}
 """OpenAPI's description of a body of images, which `service.http.openapi` adds to the document."""
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,10 @@ class ModelImages:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def part(self, start: int, stop: int) -> ModelImages:
+        """Some of the images."""
+        return ModelImages(self.names[start:stop], self.gray[start:stop])
 
     def digests(self) -> list[str]:
         """A hash of each image's pixels, for cache keys."""
@@ -105,6 +115,7 @@ class UploadReader:
     """Reads and decodes the uploads of one application, within bounds that its requests share.
 
     body_bytes: bytes of bodies that are held
+    stream_bytes: bytes of bodies whose images are read a few at a time
     pixels:     pixels that are being decoded; the images of one request are decoded one after another
     """
 
@@ -113,6 +124,9 @@ class UploadReader:
         self.formats = settings.image_format_list()
         self.body_bytes = Budget(
             settings.held_body_bytes, "The service holds as many uploads as it can; send it again."
+        )
+        self.stream_bytes = Budget(
+            settings.held_stream_bytes, "The service streams as many uploads as it can; send it again."
         )
         self.pixels = Budget(
             settings.decoding_pixels, "The service decodes as many pixels as it can; send the images again."
@@ -154,6 +168,77 @@ class UploadReader:
                 stop.set()
                 work.add_done_callback(lambda _: self._release(hold))
 
+    async def windows(
+        self, request: Request, shape: tuple[int, int, int], *, size: int, resize: bool, invert: bool
+    ) -> AsyncGenerator[ModelImages]:
+        """The images of a request, `size` at a time; only the body is held whole. Close the generator in the end.
+
+        Raises what `read` raises, when it comes to the image that is wrong.
+        """
+        target, content_type = _Target(shape, resize, invert), request.headers.get("content-type", "")
+        hold, stop = _Hold(self.stream_bytes), threading.Event()
+        work: Future[ModelImages | None] | None = None
+        try:
+            _media_type(content_type, self.formats)
+            windows = self._windows(content_type, await _read_body(request, hold), target, size, stop)
+            while True:
+                work = self._threads.submit(next, windows, None)
+                images = await asyncio.wrap_future(work)
+                if images is None:
+                    return
+                yield images
+        finally:
+            stop.set()
+            if work is None:
+                self._release(hold)
+            else:
+                work.add_done_callback(lambda _: self._release(hold))
+
+    async def read_with(self, request: Request, read: Callable[[bytes], Result]) -> Result:
+        """What `read` makes of the request's body: on the event loop if the body is small, else in a thread."""
+        hold = _Hold(self.body_bytes)
+        work: Future[Result] | None = None
+        try:
+            body = await _read_body(request, hold)
+            if len(body) <= SMALL_BYTES:
+                return read(body)
+            work = self._threads.submit(read, body)
+            return await asyncio.wrap_future(work)
+        finally:
+            if work is None:
+                self._release(hold)
+            else:
+                work.add_done_callback(lambda _: self._release(hold))
+
+    def _windows(
+        self, content_type: str, body: bytes, target: _Target, size: int, stop: threading.Event
+    ) -> Iterator[ModelImages]:
+        if _media_type(content_type, self.formats) in ARRAY_TYPES:
+            yield from self._array_windows(body, target, size)
+            return
+        files = self._files(content_type, body, stop)
+        while batch := list(islice(files, size)):
+            yield self._decode(batch, self._open(batch, target, stop), target, stop)
+
+    def _array_windows(self, body: bytes, target: _Target, size: int) -> Iterator[ModelImages]:
+        array = ImageArray.open(body, target.shape, max_images=self.settings.stream_images)
+        for start in range(0, len(array), size):
+            images = array.read(min(size, len(array) - start))
+            names = [f"image {index}" for index in range(start, start + len(images))]
+            yield ModelImages(names, ~images if target.invert else images)
+
+    def _files(self, content_type: str, body: bytes, stop: threading.Event) -> Iterator[tuple[str, bytes]]:
+        """Name and content of each uploaded file, one after another."""
+        if _media_type(content_type, self.formats) != "multipart/form-data":
+            yield from self._split(content_type, body, stop)
+            return
+        none = True
+        for file in iterate_form_files(content_type, body, max_images=self.settings.stream_images, stop=stop):
+            none = False
+            yield file
+        if none:
+            raise BadParameter(NO_IMAGE)
+
     def _release(self, hold: _Hold) -> None:
         """Count a body off, and give freed memory back after the last large upload."""
         self._large = self._large or hold.amount > LARGE_BYTES
@@ -188,9 +273,7 @@ class UploadReader:
         else:
             files = [("image", body)] if body else []
         if not files:
-            raise BadParameter(
-                "no image was sent: put it into the form field `file`, or send it as a raw body of type image/png"
-            )
+            raise BadParameter(NO_IMAGE)
         return files
 
     def _open(self, files: Sequence[tuple[str, bytes]], target: _Target, stop: threading.Event) -> list[OpenedImage]:

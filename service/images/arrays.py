@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.errors import BadImage, TooLarge
 
-__all__ = ["read_npy", "read_npz"]
+__all__ = ["in_model_shape", "levels_of", "read_npy", "read_npz"]
 
 KEY = "images"
 MAX_HEADER = 4096
@@ -32,10 +32,10 @@ def read_npy(data: bytes, image_shape: tuple[int, int, int], *, max_images: int)
     Raises `TooLarge` for more than `max_images` images and `BadImage` for an array that cannot be used.
     """
     array = _read_array(data)
-    images = _in_model_shape(array, image_shape)
+    images = in_model_shape(array, image_shape)
     if len(images) > max_images:
         raise TooLarge(f"The array holds {len(images)} images; a request may have {max_images}.")
-    return _levels(images)
+    return levels_of(images)
 
 
 def read_npz(data: bytes, image_shape: tuple[int, int, int], *, max_images: int) -> NDArray[np.uint8]:
@@ -93,7 +93,7 @@ def _read_array(data: bytes) -> NDArray[np.generic]:
     return flat.reshape(shape, order="F" if fortran_order else "C")
 
 
-def _in_model_shape(array: NDArray[np.generic], image_shape: tuple[int, int, int]) -> NDArray[np.generic]:
+def in_model_shape(array: NDArray[np.generic], image_shape: tuple[int, int, int]) -> NDArray[np.generic]:
     """The array as (N, C, H, W). Raises `BadImage` if its images are not of the model's shape."""
     channels, height, width = image_shape
     last = (height, width, channels)
@@ -109,7 +109,7 @@ def _in_model_shape(array: NDArray[np.generic], image_shape: tuple[int, int, int
     raise BadImage(f"The array has shape {array.shape}; this model takes {wanted}, or one such image.")
 
 
-def _levels(images: NDArray[np.generic]) -> NDArray[np.uint8]:
+def levels_of(images: NDArray[np.generic]) -> NDArray[np.uint8]:
     """The values as levels from 0 to 255."""
     if images.dtype == np.bool_:
         return np.multiply(images, 255, dtype=np.uint8)

@@ -28,6 +28,7 @@ class LoadedModel:
     weights:           the prior's component weights, shape (K,), summing to 1
     has_pseudo_inputs: whether the prior's components are pseudo-inputs
     calibrations:      number of images of each calibration, by name
+    latent_dims:       units of each stochastic layer, by name, top first
     """
 
     card: Card
@@ -35,6 +36,7 @@ class LoadedModel:
     weights: NDArray[np.float32]
     has_pseudo_inputs: bool
     calibrations: Mapping[str, int]
+    latent_dims: Mapping[str, int]
 
     @classmethod
     def of(cls, message: Loaded, engine: Engine) -> LoadedModel:
@@ -50,7 +52,7 @@ class LoadedModel:
             has_pseudo_inputs=message.has_pseudo_inputs,
         )
         weights = np.frombuffer(message.weights, np.float32)
-        return cls(card, client, weights, message.has_pseudo_inputs, message.calibrations)
+        return cls(card, client, weights, message.has_pseudo_inputs, message.calibrations, message.latent_dims)
 
     @property
     def reference(self) -> str:

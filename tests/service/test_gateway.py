@@ -604,3 +604,29 @@ def test_the_lines_of_uvicorn_and_of_python_are_json_too(capsys: pytest.CaptureF
     started, warned = printed(capsys)
     assert started["message"] == "started"
     assert "old" in warned["message"]
+
+
+@pytest.mark.parametrize("deadline", [0.05, 0.3])
+async def test_a_handler_may_lift_the_deadline(deadline: float) -> None:
+    """It then ends by itself, or when the client leaves."""
+    left, events = asyncio.Event(), []
+
+    async def receive() -> Any:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        events.append(message["type"])
+
+    async def handle(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"]["exchange"].lift_deadline()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        asyncio.get_running_loop().call_later(2 * max(deadline, 0.1), left.set)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            events.append("cancelled" if left.is_set() else "expired")
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    await Gateway(handle, metrics=Metrics(), deadline=deadline)(scope, receive, send)
+    assert events == ["http.response.start", "cancelled"]

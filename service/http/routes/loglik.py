@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,18 +17,56 @@ from service.engine.protocol import REFINEMENT_DRAWS
 from service.errors import BadParameter, TooLarge
 from service.http.answers import ANSWER_HEADERS, answer, results_json
 from service.http.problems import PROBLEM_RESPONSES
-from service.http.routes.parameters import BinarizeQuery, client_of, service_of
+from service.http.routes.parameters import BinarizeQuery, Service, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import LogLikelihoodAnswer
-from service.http.uploads import UPLOAD_BODY
+from service.http.streams import (
+    STREAM_CONTENT,
+    WINDOW,
+    Event,
+    EventStream,
+    Job,
+    StreamFormat,
+    begin,
+    run_jobs,
+    stream_format,
+)
+from service.http.uploads import UPLOAD_BODY, ModelImages
 from service.http.validators import etag_of
+from service.models.loaded import LoadedModel
+from service.settings import Settings
 
-__all__ = ["router"]
+__all__ = ["LogLikelihoodQuery", "Scoring", "router", "score_images"]
 
 DEFAULT_REFINEMENT, MOST_FOR_PRECISION = 10, 20_000
 """Steps of refinement and most samples where a precision is wanted and they are not given."""
 
 router = APIRouter(route_class=QueryRoute, tags=["images"], responses=PROBLEM_RESPONSES)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How images are scored.
+
+    num_samples: importance samples per image, or the most of them with a precision
+    seed:        of the samples
+    refine:      steps that fit the proposal distribution to each image
+    precision:   standard error in nats at which to stop
+    """
+
+    num_samples: int
+    seed: int
+    refine: int
+    precision: float | None
+
+    @property
+    def rows(self) -> int:
+        """Network rows per image."""
+        return self.num_samples + self.refine * REFINEMENT_DRAWS
+
+    def key(self, loaded: LoadedModel, digest: str) -> str:
+        """Cache key of the score of an image with this digest."""
+        return cache_key("loglik", loaded.digest, repr(astuple(self)), digest)
 
 
 class LogLikelihoodQuery(BinarizeQuery):
@@ -52,12 +93,28 @@ class LogLikelihoodQuery(BinarizeQuery):
         "(`reliability`); `converged` says whether that was reached.",
     )
 
+    progress: bool = Field(
+        False,
+        description="In a stream, tell the estimate from 512 samples, 1,024 and so on as well, until all are drawn. It "
+        "has no effect on an answer that is no stream.",
+    )
+
+    def scoring(self, settings: Settings) -> Scoring:
+        """What the parameters ask for, with defaults. Raises `BadParameter` for more samples than are allowed."""
+        num_samples, most, precision = self.num_samples, settings.max_num_samples, self.precision
+        refine = self.refine if self.refine is not None else (0 if precision is None else DEFAULT_REFINEMENT)
+        if "num_samples" not in self.model_fields_set:
+            num_samples = min(num_samples if precision is None else MOST_FOR_PRECISION, most)
+        if num_samples > most:
+            raise BadParameter(f"num_samples is {num_samples}; this service takes at most {most}")
+        return Scoring(num_samples, self.seed, refine, precision)
+
 
 @router.post(
     "/loglik",
     operation_id="score",
     response_model=LogLikelihoodAnswer,
-    responses={200: {"headers": ANSWER_HEADERS}},
+    responses={200: {"headers": ANSWER_HEADERS, "content": STREAM_CONTENT}},
     openapi_extra=UPLOAD_BODY,
 )
 async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]) -> Response:
@@ -65,45 +122,105 @@ async def loglik(request: Request, query: Annotated[LogLikelihoodQuery, Query()]
 
     Each image's log p(x) is the logarithm of the mean of `num_samples` importance weights p(x, z) / q(z | x), in nats,
     with its Monte Carlo standard error, and its rank among held-out images. An image's score depends on
-    the image and the parameters alone.
+    the image and the parameters alone. `Accept: application/x-ndjson` or `text/event-stream` gives each score when it
+    is known, with the fields of `results` and the `index` of the image.
     """
+    format_ = stream_format(request)
+    if format_ is not None:
+        return await _stream(request, query, format_)
     service, loaded = service_of(request), query.loaded(request)
     images = await query.images(request)
-    num_samples, seed, most = query.num_samples, query.seed, service.settings.max_num_samples
-    precision = query.precision
-    refine = query.refine if query.refine is not None else (0 if precision is None else DEFAULT_REFINEMENT)
-    if "num_samples" not in query.model_fields_set:
-        num_samples = min(num_samples if precision is None else MOST_FOR_PRECISION, most)
-    if num_samples > most:
-        raise BadParameter(f"num_samples is {num_samples}; this service takes at most {most}")
+    scoring = query.scoring(service.settings)
+    results, hit, key = await score_images(service, loaded, images, scoring, client_of(request))
+    body = results_json(loaded, images.names, results, seed=scoring.seed, num_samples=scoring.num_samples)
+    return answer(body, "application/json", loaded, seed=scoring.seed, hit=hit, etag=etag_of(key, *images.names))
 
-    rows = len(images) * (num_samples + refine * REFINEMENT_DRAWS)
+
+async def _stream(request: Request, query: LogLikelihoodQuery, format_: StreamFormat) -> Response:
+    """A score per image when it is known, in the order in which they are."""
+    service, loaded, scoring = service_of(request), query.loaded(request), query.scoring(service_of(request).settings)
+    if scoring.rows > service.settings.queued_rows:
+        raise TooLarge(
+            f"{scoring.rows} samples for an image are more than this service queues, {service.settings.queued_rows}"
+        )
+    room = loaded.engine.open_scores(client_of(request))
+    windows = await begin(query.windows(request, WINDOW))
+    request.scope["state"]["exchange"].lift_deadline()
+
+    async def jobs() -> AsyncGenerator[Job]:
+        index = 0
+        async with aclosing(windows):
+            async for images in windows:
+                for name, levels, digest in zip(images.names, images.levels(), images.digests(), strict=True):
+                    yield Job(1, partial(score, index, name, levels, scoring.key(loaded, digest)))
+                    index += 1
+
+    async def score(index: int, name: str, levels: bytes, key: str, tell: Callable[[Event], None]) -> None:
+        def report(estimate: bytes) -> None:
+            tell(Event.of_image("progress", index, name, estimate))
+
+        async def compute() -> bytes:
+            loaded.engine.check_room(scoring.rows)
+            return await loaded.engine.score(
+                room,
+                levels,
+                num_samples=scoring.num_samples,
+                seed=scoring.seed,
+                refine=scoring.refine,
+                precision=scoring.precision,
+                report=report if query.progress else None,
+            )
+
+        result, _ = await service.cache.get_or_compute(key, compute)
+        tell(Event.of_image("score", index, name, result))
+
+    async def events() -> AsyncGenerator[Event]:
+        count = 0
+        async with aclosing(run_jobs(jobs(), seconds=service.settings.deadline_seconds)) as running:
+            async for event in running:
+                count += event.name == "score"
+                yield event
+        names = {"model": loaded.card.name, "model_version": loaded.card.version}
+        yield Event.of("done", **names, seed=scoring.seed, num_samples=scoring.num_samples, num_images=count)
+
+    return EventStream(events(), format_, {**loaded.headers, "X-Seed": str(scoring.seed)})
+
+
+async def score_images(
+    service: Service, loaded: LoadedModel, images: ModelImages, scoring: Scoring, client: str
+) -> tuple[list[bytes], bool, str]:
+    """A score per image as a JSON object; whether the cache had all of them, and their keys, joined.
+
+    Raises `TooLarge` for more samples than the service queues, and `Overloaded` if there is no room for them now.
+    """
+    rows = len(images) * scoring.rows
     if rows > service.settings.queued_rows:
         raise TooLarge(
-            f"{len(images)} images with {num_samples} samples each are more than this service queues, "
+            f"{len(images)} images with {scoring.num_samples} samples each are more than this service queues, "
             f"{service.settings.queued_rows} samples; send fewer at a time"
         )
-
-    settings = repr((num_samples, seed, refine, precision))
-    keys = [cache_key("loglik", loaded.digest, settings, digest) for digest in images.digests()]
+    keys = [scoring.key(loaded, digest) for digest in images.digests()]
     scores = await asyncio.gather(*map(service.cache.find, keys))
     missing = [index for index, score in enumerate(scores) if score is None]
     if missing:
         levels = images.levels()
-        with loaded.engine.admit_scores(len(missing), num_samples, client_of(request), refine) as room:
+        with loaded.engine.admit_scores(len(missing), scoring.num_samples, client, scoring.refine) as room:
 
             async def score(index: int) -> None:
                 def compute() -> Awaitable[bytes]:
                     return loaded.engine.score(
-                        room, levels[index], num_samples=num_samples, seed=seed, refine=refine, precision=precision
+                        room,
+                        levels[index],
+                        num_samples=scoring.num_samples,
+                        seed=scoring.seed,
+                        refine=scoring.refine,
+                        precision=scoring.precision,
                     )
 
                 scores[index] = await service.cache.compute(keys[index], compute)
 
             await _all([score(index) for index in missing])
-    results = [score for score in scores if score is not None]
-    body = results_json(loaded, images.names, results, seed=seed, num_samples=num_samples)
-    return answer(body, "application/json", loaded, seed=seed, hit=not missing, etag=etag_of(*keys, *images.names))
+    return [score for score in scores if score is not None], not missing, "".join(keys)
 
 
 async def _all(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:

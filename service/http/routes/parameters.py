@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
@@ -128,7 +130,18 @@ class BinarizeQuery(UploadQuery):
 
     async def images(self, request: Request) -> ModelImages:
         """The uploaded images, with their pixels drawn if wanted; raises a `Problem` for what cannot be used."""
-        images = await super().images(request)
+        return self._binarized(request, await super().images(request))
+
+    async def windows(self, request: Request, size: int) -> AsyncGenerator[ModelImages]:
+        """The uploaded images, `size` at a time; raises a `Problem` when it comes to what cannot be used."""
+        shape = self.loaded(request).card.model.image_shape
+        uploads = service_of(request).uploads
+        parts = uploads.windows(request, shape, size=size, resize=self.resize, invert=self.invert)
+        async with aclosing(parts):
+            async for images in parts:
+                yield self._binarized(request, images)
+
+    def _binarized(self, request: Request, images: ModelImages) -> ModelImages:
         if self.binarize == "threshold":
             return images
         if self.loaded(request).card.model.likelihood != "bernoulli":

@@ -8,13 +8,24 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from service.cache import cache_key
+from service.engine.protocol import Layout
 from service.http.answers import IMAGE_RESPONSE, answer, answer_type
 from service.http.problems import PROBLEM_RESPONSES
-from service.http.routes.parameters import MAX_SEED, LayoutQuery, Mode, client_of, random_seed, refuse_body, service_of
+from service.http.routes.parameters import (
+    MAX_SEED,
+    LayoutQuery,
+    Mode,
+    Service,
+    client_of,
+    random_seed,
+    refuse_body,
+    service_of,
+)
 from service.http.routes.query import QueryRoute
 from service.http.validators import etag_of
+from service.models.loaded import LoadedModel
 
-__all__ = ["router"]
+__all__ = ["SampleQuery", "draw_images", "router"]
 
 router = APIRouter(route_class=QueryRoute, tags=["sample"], responses=PROBLEM_RESPONSES)
 
@@ -44,8 +55,16 @@ async def sample(request: Request, query: Annotated[SampleQuery, Query()]) -> Re
     """
     refuse_body(request)
     loaded, layout = query.loaded(request), query.layout(request, query.n)
-    component = None if query.pseudo_input is None else loaded.component_of(query.pseudo_input)
     seed = random_seed() if query.seed is None else query.seed
+    body, hit, key = await draw_images(service_of(request), loaded, query, seed, layout, client_of(request))
+    return answer(body, answer_type(request, layout), loaded, seed=seed, hit=hit, etag=etag_of(key) if key else "")
+
+
+async def draw_images(
+    service: Service, loaded: LoadedModel, query: SampleQuery, seed: int, layout: Layout, client: str
+) -> tuple[bytes, bool | None, str]:
+    """Samples as a body; whether the cache had them, and their key: None and empty if the query names no seed."""
+    component = None if query.pseudo_input is None else loaded.component_of(query.pseudo_input)
 
     async def compute() -> bytes:
         return await loaded.engine.sample(
@@ -55,12 +74,10 @@ async def sample(request: Request, query: Annotated[SampleQuery, Query()]) -> Re
             temperature=query.temperature,
             draw=query.mode == "draw",
             layout=layout,
-            client=client_of(request),
+            client=client,
         )
 
-    media_type = answer_type(request, layout)
     if query.seed is None:  # nobody will ask for this one again
-        return answer(await compute(), media_type, loaded, seed=seed)
+        return await compute(), None, ""
     key = cache_key("sample", loaded.digest, repr((component, query.n, seed, query.mode, query.temperature, layout)))
-    body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, media_type, loaded, seed=seed, hit=hit, etag=etag_of(key))
+    return *await service.cache.get_or_compute(key, compute), key
