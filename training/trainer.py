@@ -20,6 +20,7 @@ from training.data import Dataset
 from training.losses import Phase, Sleep, Wake
 from training.machine import can_compile, resolve_precision
 from training.optim import build_optimizer
+from training.pseudo_inputs import init_pseudo_inputs, look_like_noise
 from training.recipe import Recipe, RecipeError, first_difference
 from training.state import RunState, StateFolder
 from vampprior.latent_model import LatentModel
@@ -31,6 +32,8 @@ Bounds = tuple[float, float, float]
 """Bound, reconstruction and KL: means over a split, in nats per image."""
 EMA_EVERY = 10
 """Update the EMA of the weights every 10 steps with decay**10."""
+COMPARED_IMAGES = 1000
+"""Training images with which pseudo-inputs are compared at the end."""
 VALID_ROWS = 500
 """Images times latent samples that are validated at once."""
 
@@ -80,13 +83,13 @@ class Trainer:
             raise RecipeError(f"the recipe starts from {recipe.init_checkpoint}, but the trainer got no init_model")
         self.recipe, self.folder, self.device = recipe, StateFolder(run_dir), device
         self.config = dataclasses.replace(recipe.model, image_shape=dataset.image_shape)
-        self.dataset_card = dataset.describe()
+        self.dataset_card, self.preparation = dataset.describe(), dataset.preparation
         torch.manual_seed(settings.seed)
         self.model = self._build_model(dataset)
         self.valid_images = torch.from_numpy(dataset.gray("valid")).to(device)
-        self.wake = Wake(self.model, dataset, settings.draws["train"], device)
+        self.wake = Wake(self.model, dataset, settings.draws["train"], device, recipe.images.augment)
         if init_model is None:
-            self._init_pseudo_inputs()
+            init_pseudo_inputs(self.model, recipe.pseudo_inputs, self.wake, settings.seed)
         else:
             self._init_weights(init_model)
         self.learns_posterior_alone = "sleep" in settings.phases
@@ -212,24 +215,6 @@ class Trainer:
             raise RecipeError(f"[model]: {self.recipe.init_checkpoint} is another model: {change}")
         self.model.load_state_dict(init_model.state_dict())
 
-    def _init_pseudo_inputs(self) -> None:
-        prior, settings = self.model.prior, self.recipe.pseudo_inputs
-        if prior.pseudo_inputs is None:
-            return
-        noise = torch.empty_like(prior.pseudo_inputs).normal_()
-        if prior.learns_pseudo_inputs and settings.init == "noise":
-            prior.init_pseudo_inputs(settings.mean + settings.std * noise)
-            return
-        num_images = len(self.wake.images)
-        if len(noise) > num_images:
-            raise RecipeError(
-                f"[model]: {len(noise)} pseudo-inputs need as many training images; there are {num_images}"
-            )
-        indices = torch.randperm(num_images)[: len(noise)].to(self.device)
-        generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
-        images = self.wake.view(indices, generator)
-        prior.init_pseudo_inputs(images + settings.std * noise if prior.learns_pseudo_inputs else images)
-
     def _state(self) -> RunState:
         progress = {
             "epoch": self.epoch,
@@ -283,6 +268,12 @@ class Trainer:
         model = build_model(self.config)
         model.load_state_dict(self.best_weights)
         return model.eval()
+
+    def shows_noise(self) -> bool:
+        """True if the pseudo-inputs of the best epoch look like noise."""
+        order = torch.randperm(len(self.wake.images), generator=torch.Generator().manual_seed(0))[:COMPARED_IMAGES]
+        images = self.wake.view(order.to(self.device), torch.Generator(self.device).manual_seed(0))
+        return look_like_noise(self.best_model(), images.cpu())
 
     def summary(self) -> dict[str, Any]:
         """The training on a card: the recipe with the precision that was used, and the course of the run."""
