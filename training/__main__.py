@@ -27,6 +27,7 @@ from training.callbacks import tensorboard
 from training.checkpoints import dataset_of, find_checkpoint, list_checkpoints
 from training.data import DATASETS, Dataset, DatasetError, data_directory, load_dataset
 from training.evaluation import Evaluation, Plan
+from training.init import init
 from training.machine import default_max_bytes, select_device
 from training.recipe import NAME_PATTERN, Recipe, RecipeError, find_recipe
 from training.report.figures import app as figures
@@ -271,6 +272,7 @@ def models(store: Store = Path("model_store")) -> None:
         terminal.print(problem, style="red", soft_wrap=True)
 
 
+app.command()(init)
 app.command()(calibrate)
 app.command()(sweep)
 app.command()(table)

@@ -189,8 +189,10 @@ class Images(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def wanted(self) -> Wanted:
         """The preparation, as far as it is given."""
-        sides = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return Wanted(sides and (sides[0], sides[1]), self.mode, self.fit)
+        if self.size is None:
+            return Wanted(None, self.mode, self.fit)
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return Wanted((height, width), self.mode, self.fit)
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -164,17 +165,40 @@ class Trainer:
             self.model.train()
         steps = torch.split(order, batch_size)
         for step, indices in enumerate(steps, 1):
-            batches = [phase.batch(indices, generator) for phase in self.phases]
-            # a smaller batch at the end would be compiled, or captured, for one step per epoch
-            loss, sums = (self._full_loss if len(indices) == batch_size else self._loss)(batches, weight)
-            torch.autograd.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            totals += self._step(indices, generator, weight)
             if step % EMA_EVERY == 0 or step == len(steps):
                 self.average.update_parameters(self.model)
-            totals += sums
         elbo, reconstruction, kl = (totals / num_images).tolist()  # the only wait for the device
         return elbo, reconstruction, kl
+
+    def _step(self, indices: Tensor, generator: torch.Generator, weight: Tensor) -> Tensor:
+        """Change the weights by one step; returns the sums of bound, reconstruction and KL."""
+        batches = [phase.batch(indices, generator) for phase in self.phases]
+        # a smaller batch at the end would be compiled, or captured, for one step per epoch
+        full = len(indices) == self.recipe.training.batch_size
+        loss, sums = (self._full_loss if full else self._loss)(batches, weight)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return sums
+
+    def seconds_per_epoch(self, limit: float) -> float:
+        """Estimate the time of an epoch from steps taken for about `limit` seconds; they change the weights.
+
+        The first step, which takes longer, is left out if there is time for another one. A validation image is counted
+        as a third of a training image, since it has no backward pass.
+        """
+        self.model.train()
+        batch_size, generator = self.recipe.training.batch_size, torch.Generator(self.device).manual_seed(0)
+        indices = torch.arange(min(batch_size, len(self.wake.images)), device=self.device)
+        weight, begin = torch.tensor(1.0, device=self.device), time.perf_counter()
+        durations: list[float] = []
+        while not durations or time.perf_counter() - begin + durations[-1] < limit:
+            started = time.perf_counter()
+            self._step(indices, generator, weight).tolist()  # waits for the device
+            durations.append(time.perf_counter() - started)
+        num_images = len(self.wake.images) + len(self.valid_images) / 3
+        return statistics.median(durations[1:] or durations) * num_images / len(indices)
 
     def _loss(self, batches: Sequence[tuple[Any, ...]], kl_weight: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, summed over the phases, and the sums of bound, reconstruction and KL of the first phase."""

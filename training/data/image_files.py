@@ -64,15 +64,15 @@ class ImageFiles:
     broken: dict[Path, str]
 
     @classmethod
-    def read(cls, folder: Path, preparation: Preparation) -> ImageFiles:
-        """Read all image files of a folder and of the folders in it.
+    def read(cls, folder: Path, preparation: Preparation, paths: Sequence[Path] | None = None) -> ImageFiles:
+        """Read image files of a folder, by default all in it and in its folders.
 
         Memory holds the prepared images, and one decoded file per thread. Decoding releases Python's lock: two threads
         read 400 JPEGs of 800x600 pixels in 2.6 s, where one takes 4.1 s (two busy cores of an AMD EPYC).
 
         Raises `DatasetError` if there are no image files or none can be read.
         """
-        paths = find_image_files(folder)
+        paths = find_image_files(folder) if paths is None else paths
         images = np.empty((len(paths), *preparation.image_shape), np.uint8)
 
         def read(index: int) -> str:

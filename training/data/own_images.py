@@ -22,6 +22,8 @@ MAX_IMAGE_VALUES = 256 * 256
 """Most values per image; the dense layers for more would not fit into memory."""
 CALIBRATION_IMAGES = 99
 """Validation images with which the smallest p-value is 0.01, the usual false-alarm rate."""
+FEW_IMAGES = 20
+"""Fewest validation images with which a model can be calibrated."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def load_own_images(path: Path, wanted: Wanted | None = None) -> Dataset:
     to 1.
 
     Images without splits are split at random, always in the same way: 80 / 10 / 10 per cent, but with at least 99
-    validation images if there are 495 or more. Before that, all but the first of equal images are left out, with a
-    notice, so that no test image is a training image.
+    validation images if there are 495 or more, and at least 20 if there are 100 or more. Before that, all but the first
+    of equal images are left out, with a notice, so that no test image is a training image.
     """
     wanted = wanted or Wanted()
     dataset = _from_files(path, wanted) if path.is_dir() else _from_arrays(path, wanted)
@@ -71,7 +73,9 @@ def load_own_images(path: Path, wanted: Wanted | None = None) -> Dataset:
 def heldout_sizes(num_images: int) -> tuple[int, int]:
     """Numbers of validation images and of test images of a set of this size."""
     tenth = num_images // 10
-    return (max(tenth, CALIBRATION_IMAGES) if num_images >= 5 * CALIBRATION_IMAGES else tenth), tenth
+    if num_images >= 5 * CALIBRATION_IMAGES:
+        return max(tenth, CALIBRATION_IMAGES), tenth
+    return (max(tenth, FEW_IMAGES) if num_images >= 5 * FEW_IMAGES else tenth), tenth
 
 
 def without_duplicates(images: Pixels) -> Pixels:

@@ -154,7 +154,16 @@ def test_equal_images_are_left_out_so_that_no_test_image_is_a_training_image(fol
 
 
 @pytest.mark.parametrize(
-    ("number", "sizes"), [(20, (2, 2)), (494, (49, 49)), (495, (99, 49)), (989, (99, 98)), (5000, (500, 500))]
+    ("number", "sizes"),
+    [
+        (20, (2, 2)),
+        (99, (9, 9)),
+        (100, (20, 10)),
+        (494, (49, 49)),
+        (495, (99, 49)),
+        (989, (99, 98)),
+        (5000, (500, 500)),
+    ],
 )
 def test_enough_images_are_held_out_for_a_calibration_where_it_can_be(number: int, sizes: tuple[int, int]) -> None:
     assert heldout_sizes(number) == sizes
