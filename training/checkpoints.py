@@ -49,12 +49,12 @@ def dataset_of(card: Card, directory: Path | None = None, split: str = "test") -
     the split have changed.
     """
     try:
-        name, wanted = card.training["recipe"]["dataset"], card.dataset["sha256"][split]
+        name, digest = card.training["recipe"]["dataset"], card.dataset["sha256"][split]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the card of {card.name}@{card.version} does not name its data set") from error
     wanted = Wanted.of(card.preparation) if card.preparation else None
     dataset = load_dataset(str(name), directory, LIKELIHOODS[card.model.likelihood], wanted)
-    if dataset.describe()["sha256"][split] != wanted:
+    if dataset.describe()["sha256"][split] != digest:
         raise DatasetError(f"the {split} images of {name} are not those on the card of {card.name}@{card.version}")
     return dataset
 
