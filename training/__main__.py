@@ -27,8 +27,9 @@ from training.callbacks import tensorboard
 from training.checkpoints import dataset_of, find_checkpoint, list_checkpoints
 from training.data import DATASETS, Dataset, DatasetError, data_directory, load_dataset
 from training.evaluation import Evaluation, Plan
+from training.init import init
 from training.machine import default_max_bytes, select_device
-from training.recipe import NAME_PATTERN, RecipeError, find_recipe
+from training.recipe import NAME_PATTERN, Recipe, RecipeError, find_recipe
 from training.report.figures import app as figures
 from training.report.paper import unit_of
 from training.report.results import reference, score
@@ -112,7 +113,7 @@ def train(
         run.check_new_run()
     with interruptible(lambda: "continue with --resume" if run.folder.exists() else "nothing was saved"):
         machine = select_device(device, threads)
-        dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
+        dataset = _load(run.recipe, data_dir)
         with run.locked(), ExitStack() as stack:
             # fails without the package, so it comes before the folder of the run is created
             callbacks = [stack.enter_context(tensorboard(run.folder / "tensorboard"))] if log_to_tensorboard else []
@@ -122,6 +123,8 @@ def train(
             if run.recipe.training.compile and not trainer.compiled:
                 print("torch.compile does not work here, perhaps because there is no C++ compiler; training is slower")
             print(f"{run.folder}: {_sizes(dataset)} on {device_name(machine)}, {trainer.epoch} epochs done", flush=True)
+            for notice in dataset.notices:
+                print(f"note: {notice}", flush=True)
             callbacks.append(stack.enter_context(show_training(console())))
             run.fit(trainer, callbacks)
             card = run.export(trainer)
@@ -145,13 +148,23 @@ def export(
     run = Run(find_recipe(recipe, overrides or ()), version, runs_dir, store, overrides or ())
     if not overwrite:
         run.check_new_checkpoint()
-    dataset = load_dataset(run.recipe.dataset, data_dir, LIKELIHOODS[run.recipe.model.likelihood])
+    dataset = _load(run.recipe, data_dir)
     trainer = run.load(dataset, select_device("cpu"))
     card = run.export(trainer)
     _print_next_steps(run, trainer, card)
 
 
+def _load(recipe: Recipe, data_dir: Path | None) -> Dataset:
+    """The data set of a recipe, as its model takes it."""
+    return load_dataset(recipe.dataset, data_dir, LIKELIHOODS[recipe.model.likelihood], recipe.images.wanted)
+
+
 def _print_next_steps(run: Run, trainer: Trainer, card: Card) -> None:
+    if card.pseudo_input_view == "decoded":
+        print(
+            "note: the pseudo-inputs look like noise, so GET /pseudo-inputs shows them decoded; to get pseudo-inputs "
+            'that resemble images, train with start = "kmeans" in [pseudo_inputs], and with fewer of them'
+        )
     bound, store = run.recipe.training.bound_name("valid"), run.store
     is_default = store == Path("model_store")
     print(f"{run.checkpoint}: best validation {bound} {trainer.best_elbo:.2f} nats at epoch {trainer.best_epoch}")
@@ -259,6 +272,7 @@ def models(store: Store = Path("model_store")) -> None:
         terminal.print(problem, style="red", soft_wrap=True)
 
 
+app.command()(init)
 app.command()(calibrate)
 app.command()(sweep)
 app.command()(table)

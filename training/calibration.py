@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.checkpoints import dataset_of
-from training.data import Dataset, DatasetError, Pixels, load_dataset
+from training.data import Dataset, DatasetError, Pixels, Wanted, load_dataset
 from vampprior.binarization import sample_binary
 from vampprior.calibration import (
     DEFAULT_NAME,
@@ -105,7 +105,7 @@ def validation_images(dataset: Dataset) -> Images:
 
 
 def own_images(card: Card, path: Path, binarize: Binarize = Binarize.THRESHOLD, seed: int = 0) -> Images:
-    """All images of a folder or an `.npz` file.
+    """All images of a folder or a file of arrays, prepared as the card says.
 
     Those of a binary model are thresholded at one half, or their pixels are drawn by their gray levels, image i from
     the stream (seed, i). Raises `CalibrationError` if pixels are to be drawn for a model that takes gray levels.
@@ -114,7 +114,8 @@ def own_images(card: Card, path: Path, binarize: Binarize = Binarize.THRESHOLD, 
     drawn = binarize is Binarize.SAMPLE
     if drawn and not likelihood.binary:
         raise CalibrationError("--binarize sample is for binary models, and this one takes gray levels as they are")
-    dataset = load_dataset(str(path.absolute()), likelihood=None if drawn else likelihood)
+    wanted = Wanted.of(card.preparation) if card.preparation else None
+    dataset = load_dataset(str(path.absolute()), likelihood=None if drawn else likelihood, wanted=wanted)
     gray = np.concatenate([dataset.gray(split) for split in ("train", "valid", "test")])
     return Images(sample_binary(gray, seed) if drawn else gray)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from training.data import Dataset, DatasetError, load_dataset
+from training.data import Dataset, DatasetError, Wanted, load_dataset
 from training.recipe import RecipeError
 from vampprior.card import CARD_FILE, CHECKPOINT_NAME, Card, CheckpointError
 from vampprior.likelihoods import LIKELIHOODS
@@ -43,17 +43,18 @@ def find_checkpoint(reference: str, store: Path) -> Path:
 
 
 def dataset_of(card: Card, directory: Path | None = None, split: str = "test") -> Dataset:
-    """The data set of a checkpoint's training.
+    """The data set of a checkpoint's training, with own images prepared as its card says.
 
     Raises `CheckpointError` if its card does not name one, and `DatasetError` if it cannot be loaded or the images of
     the split have changed.
     """
     try:
-        name, wanted = card.training["recipe"]["dataset"], card.dataset["sha256"][split]
+        name, digest = card.training["recipe"]["dataset"], card.dataset["sha256"][split]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the card of {card.name}@{card.version} does not name its data set") from error
-    dataset = load_dataset(str(name), directory, LIKELIHOODS[card.model.likelihood])
-    if dataset.describe()["sha256"][split] != wanted:
+    wanted = Wanted.of(card.preparation) if card.preparation else None
+    dataset = load_dataset(str(name), directory, LIKELIHOODS[card.model.likelihood], wanted)
+    if dataset.describe()["sha256"][split] != digest:
         raise DatasetError(f"the {split} images of {name} are not those on the card of {card.name}@{card.version}")
     return dataset
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from training.augmentation import Change, augment
 from training.data import Dataset
 from vampprior.distributions import Mixture
 from vampprior.latent_model import Bound, LatentModel, Latents
@@ -32,10 +34,19 @@ class Wake:
     """Training images, and a lower bound of their log-likelihood (Eq. 2-3; Burda et al., 2016, Eq. 8).
 
     draws:   latent samples per image
+    changes: random changes of the images of each batch
     mixture: the prior, if it does not learn; otherwise None, and every step computes it
     """
 
-    def __init__(self, model: LatentModel, dataset: Dataset, draws: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: LatentModel,
+        dataset: Dataset,
+        draws: int,
+        device: torch.device,
+        changes: Collection[Change] = (),
+    ) -> None:
+        self.changes = changes
         self.images = torch.from_numpy(dataset.gray("train")).to(device)
         self.dynamic, self.draws = dataset.dynamic, draws
         self.noise_dim, self.likelihood = model.noise_dim, model.likelihood
@@ -43,12 +54,14 @@ class Wake:
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) and noise (N, draws, noise_dim)."""
-        x = self.view(indices, generator)
+        x = self._see(augment(self.images[indices], self.changes, generator), generator)
         return x, torch.randn((len(x), self.draws, self.noise_dim), generator=generator, device=generator.device)
 
     def view(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Training images (N, C, H, W) as the model sees them at one visit: dynamic ones are binarized."""
-        gray = self.images[indices]
+        """Training images (N, C, H, W) as the model sees them at one visit, unchanged: dynamic ones are binarized."""
+        return self._see(self.images[indices], generator)
+
+    def _see(self, gray: Tensor, generator: torch.Generator) -> Tensor:
         if not self.dynamic:
             return self.likelihood.from_bytes(gray)
         uniform = torch.rand(gray.shape, generator=generator, device=generator.device)

@@ -20,14 +20,15 @@ import torch
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from training.data import DATASETS
+from training.data import DATASETS, Wanted
 from training.data.frey_faces import FREY_FACES
 from vampprior.card import CHECKPOINT_NAME
 from vampprior.config import ModelConfig
+from vampprior.likelihoods import LIKELIHOODS
 from vampprior.models import MODELS, build_model
 from vampprior.priors import PRIORS
 
-__all__ = ["NAME_PATTERN", "RECIPES", "Optimization", "PseudoInputs", "Recipe", "RecipeError", "find_recipe"]
+__all__ = ["NAME_PATTERN", "RECIPES", "Images", "Optimization", "PseudoInputs", "Recipe", "RecipeError", "find_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
 NAME_PATTERN = "<data set>-<model>-<prior>, such as static_mnist-hvae-vampprior"
@@ -35,8 +36,11 @@ RENAMED = {
     "start": "init_checkpoint",
     "training.averaging": "training.ema_decay",
     "training.normalize": "training.normalize_gradients",
+    "pseudo_inputs.init": "pseudo_inputs.start",
 }
 """Keys by their names in version 0.1.0, which the cards of that time have."""
+RENAMED_VALUES = {("pseudo_inputs.start", "data"): "images"}
+"""Values by their names in version 0.1.0."""
 
 FAMILIES = {"omniglot_raw28": "omniglot"} | {source.name: "frey_faces" for source in FREY_FACES}
 """File of the settings, for data sets that share it with others."""
@@ -51,6 +55,8 @@ MEANINGS = {
 LARGEST = sys.float_info.max
 AtLeastOne = Annotated[int, Meta(ge=1)]
 AtLeastZero = Annotated[float, Meta(ge=0, le=LARGEST)]
+Side = Annotated[int, Meta(ge=8, le=128)]
+Sides = Annotated[tuple[Side, ...], Meta(min_length=2, max_length=2)]  # msgspec 0.22 crashes on tuple[Side, Side]
 
 
 class RecipeError(ValueError):
@@ -152,15 +158,41 @@ class Optimization(Struct, frozen=True, forbid_unknown_fields=True):
 class PseudoInputs(Struct, frozen=True, forbid_unknown_fields=True):
     """The `[pseudo_inputs]` table of a recipe: initial values of the pseudo-inputs.
 
-    init:      `noise` for N(mean, std) per pixel, or `data` for random training images plus N(0, std)
+    start:     `noise` for N(mean, std) per pixel; `images` for random training images plus N(0, std); `kmeans` for
+               training images far apart, chosen by k-means++ on their pixels, plus N(0, std)
     mean, std: mean and standard deviation of the noise
 
     A prior on training images (`vampprior_data`) takes the images without noise.
     """
 
-    init: Literal["noise", "data"] = "noise"
+    start: Literal["noise", "images", "kmeans"] = "noise"
     mean: Annotated[float, Meta(ge=-LARGEST, le=LARGEST)] = 0.5
     std: AtLeastZero = 0.02
+
+
+class Images(Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[images]` table of a recipe: how the user's own images are prepared, and how training changes them.
+
+    size:    pixels a side, or [height, width]; None if all images have one size, which is kept
+    mode:    `rgb`, `gray` or `binary`, which is thresholded at one half; None for the kind of the arrays, or for gray
+             if the images are files. Thresholded either way for a likelihood of binary pixels
+    fit:     `crop` to the middle, `pad` with black, or `stretch`, for images of another aspect ratio
+    augment: random changes of each training image in each epoch: `shift` by up to a sixteenth of each side, `flip` left
+             and right
+    """
+
+    size: Side | Sides | None = None
+    mode: Literal["rgb", "gray", "binary"] | None = None
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    augment: tuple[Literal["shift", "flip"], ...] = ()
+
+    @property
+    def wanted(self) -> Wanted:
+        """The preparation, as far as it is given."""
+        if self.size is None:
+            return Wanted(None, self.mode, self.fit)
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return Wanted((height, width), self.mode, self.fit)
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,6 +208,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     dataset: Annotated[str, Meta(min_length=1)]
     init_checkpoint: Annotated[str, Meta(pattern=PATTERNS["init_checkpoint"])] = ""
     model: ModelConfig = ModelConfig()
+    images: Images = Images()
     pseudo_inputs: PseudoInputs = PseudoInputs()
     training: Optimization = Optimization()
 
@@ -200,12 +233,28 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
             recipe = replace(recipe, model=dataclasses.replace(recipe.model))  # msgspec leaves out fields with defaults
         except msgspec.ValidationError as error:
             raise RecipeError(_explain(str(error))) from error
+        recipe.check()
+        return recipe
+
+    def check(self) -> None:
+        """Raise `RecipeError` if the model cannot be built, or if the images do not fit the data set or the model."""
+        wanted, model = self.images.wanted, self.model
+        if self.dataset in DATASETS and wanted != Wanted():
+            raise RecipeError(
+                f"[images]: size, mode and fit are for your own images; those of {self.dataset} are prepared already"
+            )
+        shape = model.image_shape
+        if wanted.size or wanted.mode:
+            shape = wanted.given(shape[1:], "rgb" if shape[0] == 3 else "gray").image_shape
         try:
             with torch.device("meta"):
-                build_model(recipe.model)  # checks the names of the model, the prior and the likelihood
+                build_model(dataclasses.replace(model, image_shape=shape))
         except ValueError as error:
             raise RecipeError(f"[model]: {error}") from error
-        return recipe
+        binary = LIKELIHOODS[model.likelihood].binary
+        if wanted.mode and (wanted.mode == "binary") != binary:
+            kind = "mode = 'binary'" if binary else "mode = 'gray' or 'rgb'"
+            raise RecipeError(f"[images]: the likelihood {model.likelihood} takes {kind}, not {wanted.mode!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes back."""
@@ -297,12 +346,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def with_new_names(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The plain values of an older recipe with the present names of its keys."""
-    renamed = {RENAMED.get(prefix + key, prefix + key).removeprefix(prefix): value for key, value in values.items()}
-    return {
-        key: with_new_names(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
-        for key, value in renamed.items()
-    }
+    """The plain values of an older recipe with the present names of its keys and values."""
+    renamed: dict[str, Any] = {}
+    for old, value in values.items():
+        path = RENAMED.get(prefix + old, prefix + old)
+        if isinstance(value, Mapping):
+            value = with_new_names(value, f"{path}.")
+        elif isinstance(value, str):
+            value = RENAMED_VALUES.get((path, value), value)
+        renamed[path.removeprefix(prefix)] = value
+    return renamed
 
 
 def first_difference(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str:
@@ -317,12 +370,18 @@ def first_difference(before: Mapping[str, Any], after: Mapping[str, Any], prefix
     return ""
 
 
+def _choices(kind: Any) -> list[str]:
+    """The strings that a type of literals allows, alone or in a union or a tuple."""
+    parts = [[part] if isinstance(part, str) else _choices(part) for part in get_args(kind)]
+    return [choice for part in parts for choice in part]
+
+
 def _explain(message: str) -> str:
     """A message of msgspec with the key at its beginning, and the known keys or values where it names a wrong one."""
     text, _, path = message.partition(" - at `$")
     key = path.rstrip("`").lstrip(".")
     kind: Any = Recipe
-    for part in filter(None, key.split(".")):
+    for part in filter(None, re.sub(r"\[.*?\]", "", key).split(".")):  # [0] numbers an item of a list
         kind = get_type_hints(kind)[part]
     if unknown := re.fullmatch("Object contains unknown field `(.*)`", text):
         wrong = f"{key}.{unknown[1]}".lstrip(".")
@@ -330,7 +389,7 @@ def _explain(message: str) -> str:
             return f"{wrong} is now named {RENAMED[wrong]}"
         return f"unknown key {wrong}; known are {', '.join(kind.__struct_fields__)}"
     if text.startswith("Invalid enum value"):
-        text = f"{text}; known are {', '.join(get_args(kind))}"
+        text = f"{text}; known are {', '.join(_choices(kind))}"
     if "matching regex" in text:
         text = MEANINGS[key]
     for old, new in (

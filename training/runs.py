@@ -172,6 +172,8 @@ class Run:
             model=trainer.config,
             dataset=trainer.dataset_card,
             training=trainer.summary() | ({"overrides": list(self.overrides)} if self.overrides else {}),
+            preparation=trainer.preparation,
+            pseudo_input_view="decoded" if trainer.shows_noise() else "input",
         )
         card = save_checkpoint(self.checkpoint, trainer.best_model(), card)
         for old in (HISTOGRAM_FILE, *CALIBRATION_FILES):  # of the replaced weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from training.data import Dataset
 from training.losses import Phase, Sleep, Wake
 from training.machine import can_compile, resolve_precision
 from training.optim import build_optimizer
+from training.pseudo_inputs import init_pseudo_inputs, look_like_noise
 from training.recipe import Recipe, RecipeError, first_difference
 from training.state import RunState, StateFolder
 from vampprior.latent_model import LatentModel
@@ -31,6 +33,8 @@ Bounds = tuple[float, float, float]
 """Bound, reconstruction and KL: means over a split, in nats per image."""
 EMA_EVERY = 10
 """Update the EMA of the weights every 10 steps with decay**10."""
+COMPARED_IMAGES = 1000
+"""Training images with which pseudo-inputs are compared at the end."""
 VALID_ROWS = 500
 """Images times latent samples that are validated at once."""
 
@@ -80,13 +84,13 @@ class Trainer:
             raise RecipeError(f"the recipe starts from {recipe.init_checkpoint}, but the trainer got no init_model")
         self.recipe, self.folder, self.device = recipe, StateFolder(run_dir), device
         self.config = dataclasses.replace(recipe.model, image_shape=dataset.image_shape)
-        self.dataset_card = dataset.describe()
+        self.dataset_card, self.preparation = dataset.describe(), dataset.preparation
         torch.manual_seed(settings.seed)
         self.model = self._build_model(dataset)
         self.valid_images = torch.from_numpy(dataset.gray("valid")).to(device)
-        self.wake = Wake(self.model, dataset, settings.draws["train"], device)
+        self.wake = Wake(self.model, dataset, settings.draws["train"], device, recipe.images.augment)
         if init_model is None:
-            self._init_pseudo_inputs()
+            init_pseudo_inputs(self.model, recipe.pseudo_inputs, self.wake, settings.seed)
         else:
             self._init_weights(init_model)
         self.learns_posterior_alone = "sleep" in settings.phases
@@ -161,17 +165,40 @@ class Trainer:
             self.model.train()
         steps = torch.split(order, batch_size)
         for step, indices in enumerate(steps, 1):
-            batches = [phase.batch(indices, generator) for phase in self.phases]
-            # a smaller batch at the end would be compiled, or captured, for one step per epoch
-            loss, sums = (self._full_loss if len(indices) == batch_size else self._loss)(batches, weight)
-            torch.autograd.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            totals += self._step(indices, generator, weight)
             if step % EMA_EVERY == 0 or step == len(steps):
                 self.average.update_parameters(self.model)
-            totals += sums
         elbo, reconstruction, kl = (totals / num_images).tolist()  # the only wait for the device
         return elbo, reconstruction, kl
+
+    def _step(self, indices: Tensor, generator: torch.Generator, weight: Tensor) -> Tensor:
+        """Change the weights by one step; returns the sums of bound, reconstruction and KL."""
+        batches = [phase.batch(indices, generator) for phase in self.phases]
+        # a smaller batch at the end would be compiled, or captured, for one step per epoch
+        full = len(indices) == self.recipe.training.batch_size
+        loss, sums = (self._full_loss if full else self._loss)(batches, weight)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return sums
+
+    def seconds_per_epoch(self, limit: float) -> float:
+        """Estimate the time of an epoch from steps taken for about `limit` seconds; they change the weights.
+
+        The first step, which takes longer, is left out if there is time for another one. A validation image is counted
+        as a third of a training image, since it has no backward pass.
+        """
+        self.model.train()
+        batch_size, generator = self.recipe.training.batch_size, torch.Generator(self.device).manual_seed(0)
+        indices = torch.arange(min(batch_size, len(self.wake.images)), device=self.device)
+        weight, begin = torch.tensor(1.0, device=self.device), time.perf_counter()
+        durations: list[float] = []
+        while not durations or time.perf_counter() - begin + durations[-1] < limit:
+            started = time.perf_counter()
+            self._step(indices, generator, weight).tolist()  # waits for the device
+            durations.append(time.perf_counter() - started)
+        num_images = len(self.wake.images) + len(self.valid_images) / 3
+        return statistics.median(durations[1:] or durations) * num_images / len(indices)
 
     def _loss(self, batches: Sequence[tuple[Any, ...]], kl_weight: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, summed over the phases, and the sums of bound, reconstruction and KL of the first phase."""
@@ -211,24 +238,6 @@ class Trainer:
         if change := first_difference(init_model.config.to_dict(), self.config.to_dict()):
             raise RecipeError(f"[model]: {self.recipe.init_checkpoint} is another model: {change}")
         self.model.load_state_dict(init_model.state_dict())
-
-    def _init_pseudo_inputs(self) -> None:
-        prior, settings = self.model.prior, self.recipe.pseudo_inputs
-        if prior.pseudo_inputs is None:
-            return
-        noise = torch.empty_like(prior.pseudo_inputs).normal_()
-        if prior.learns_pseudo_inputs and settings.init == "noise":
-            prior.init_pseudo_inputs(settings.mean + settings.std * noise)
-            return
-        num_images = len(self.wake.images)
-        if len(noise) > num_images:
-            raise RecipeError(
-                f"[model]: {len(noise)} pseudo-inputs need as many training images; there are {num_images}"
-            )
-        indices = torch.randperm(num_images)[: len(noise)].to(self.device)
-        generator = torch.Generator(self.device).manual_seed(self.recipe.training.seed)
-        images = self.wake.view(indices, generator)
-        prior.init_pseudo_inputs(images + settings.std * noise if prior.learns_pseudo_inputs else images)
 
     def _state(self) -> RunState:
         progress = {
@@ -283,6 +292,12 @@ class Trainer:
         model = build_model(self.config)
         model.load_state_dict(self.best_weights)
         return model.eval()
+
+    def shows_noise(self) -> bool:
+        """True if the pseudo-inputs of the best epoch look like noise."""
+        order = torch.randperm(len(self.wake.images), generator=torch.Generator().manual_seed(0))[:COMPARED_IMAGES]
+        images = self.wake.view(order.to(self.device), torch.Generator(self.device).manual_seed(0))
+        return look_like_noise(self.best_model(), images.cpu())
 
     def summary(self) -> dict[str, Any]:
         """The training on a card: the recipe with the precision that was used, and the course of the run."""

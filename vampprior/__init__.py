@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vampprior.latent_model import Bound, LatentModel
     from vampprior.likelihoods import LIKELIHOODS, Likelihood
     from vampprior.models import MODELS, build_model
+    from vampprior.preparation import Preparation
     from vampprior.priors import PRIORS, Prior
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "LogLikelihood",
     "Mixture",
     "ModelConfig",
+    "Preparation",
     "Prior",
     "build_model",
     "load_checkpoint",
@@ -50,6 +52,7 @@ _MODULES = {
     "latent_model": ("Bound", "LatentModel"),
     "likelihoods": ("LIKELIHOODS", "Likelihood"),
     "models": ("MODELS", "build_model"),
+    "preparation": ("Preparation",),
     "priors": ("PRIORS", "Prior"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

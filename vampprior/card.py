@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from safetensors.numpy import load, save
 
 from vampprior.config import ModelConfig
 from vampprior.files import atomic_write
+from vampprior.preparation import Preparation
 
 __all__ = [
     "CARD_FILE",
@@ -85,6 +86,10 @@ class Card:
         weights_sha256: Hash of `model.safetensors`, filled in by `save_checkpoint`.
         scores_sha256: Hash of `scores.safetensors`, filled in by `write_card`; empty if there is no such file.
         calibrations: Hash of each calibration beside the card by its name, filled in by `write_calibration`.
+        preparation: How the training images were prepared, and uploaded images are; None if uploads must have the
+            model's size.
+        pseudo_input_view: How galleries show pseudo-inputs unless they are asked otherwise: as they are (`input`), or
+            by the images to which their components' means are decoded (`decoded`).
         scores: The scores, if they lie beside the card. They are no part of `card.json`.
 
     Raises:
@@ -106,6 +111,8 @@ class Card:
     weights_sha256: str = ""
     scores_sha256: str = ""
     calibrations: Mapping[str, str] = field(default_factory=dict)
+    preparation: Preparation | None = None
+    pseudo_input_view: Literal["input", "decoded"] = "input"
     schema_version: int = SCHEMA_VERSION
     scores: Scores | None = field(default=None, compare=False, repr=False)
 
@@ -120,6 +127,12 @@ class Card:
         for name, digest in self.calibrations.items():
             if not re.fullmatch(CHECKPOINT_NAME, name) or not isinstance(digest, str):
                 raise CardError(f"calibrations must give a sha256 per name, not {digest!r} for {name!r}")
+        if self.preparation and self.preparation.image_shape != self.model.image_shape:
+            raise CardError(
+                f"preparation gives images of {self.preparation.image_shape}, the model takes {self.model.image_shape}"
+            )
+        if self.pseudo_input_view not in ("input", "decoded"):
+            raise CardError(f"pseudo_input_view must be input or decoded, not {self.pseudo_input_view!r}")
         if self.log_likelihood_quantiles:
             _check_quantiles(self.log_likelihood_quantiles)
 
@@ -159,17 +172,24 @@ class Card:
             model = ModelConfig.from_dict(values["model"])
         except (ValueError, TypeError) as error:
             raise CardError(f"model: {error}") from error
+        preparation = values.get("preparation")
+        try:
+            preparation = None if preparation is None else Preparation.from_dict(preparation)
+        except ValueError as error:
+            raise CardError(f"preparation: {error}") from error
         for key in ("weights_sha256", "scores_sha256"):
             if not isinstance(values.get(key, ""), str):
                 raise CardError(f"{key} must be a string")
-        return cls(**{**values, "model": model})
+        return cls(**{**values, "model": model, "preparation": preparation})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes back, without the scores."""
         values = asdict(replace(self, scores=None)) | {"model": self.model.to_dict()}
         del values["scores"]
-        if not self.calibrations:  # so that older programs still read the card
-            del values["calibrations"]
+        values["preparation"] = self.preparation and self.preparation.to_dict()
+        for key, default in (("calibrations", {}), ("preparation", None), ("pseudo_input_view", "input")):
+            if values[key] == default:  # so that older programs still read the card
+                del values[key]
         return values
 
 

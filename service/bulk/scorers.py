@@ -173,7 +173,9 @@ class LocalScorer:
                 n=1, seed=0, component=index, temperature=0.0, draw=False, layout=NPY, client=CLIENT
             )
         else:
-            body = await self._engine.gallery([index], offset=0, stretch=False, layout=NPY, client=CLIENT)
+            body = await self._engine.gallery(
+                [index], view="decoded", offset=0, stretch=False, layout=NPY, client=CLIENT
+            )
         return read_npy(body)[0]
 
 

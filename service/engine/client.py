@@ -66,11 +66,10 @@ class EngineModel:
         max_rows: int,
         seconds_per_row: float,
         autoregressive: bool,
-        has_pseudo_inputs: bool,
     ) -> None:
         self.engine, self.reference = engine, reference
         self._num_pixels, self._max_rows, self._seconds_per_row = num_pixels, max_rows, seconds_per_row
-        self.autoregressive, self._has_pseudo_inputs = autoregressive, has_pseudo_inputs
+        self.autoregressive = autoregressive
 
     async def sample(
         self,
@@ -116,13 +115,20 @@ class EngineModel:
         return body.split(b"\n")
 
     async def gallery(
-        self, components: Sequence[int], *, offset: int, stretch: bool, layout: Layout, client: str
+        self,
+        components: Sequence[int],
+        *,
+        view: Literal["input", "decoded"],
+        offset: int,
+        stretch: bool,
+        layout: Layout,
+        client: str,
     ) -> bytes:
         """Pseudo-inputs or decoded components, as a body."""
         n = len(components)
         with self._admit(self._lane(n, layout), client, n) as request:
-            if self._has_pseudo_inputs:
-                return await self._one(request, Gallery(tuple(components), (), offset, stretch, layout))
+            if view == "input":
+                return await self._one(request, Gallery(tuple(components), None, offset, stretch, layout))
             parts = (components[start : start + UNIT_IMAGES] for start in range(0, n, UNIT_IMAGES))
             decoded = await self._all(request, (Decode(tuple(part)) for part in parts))
             return await self._last(request, Gallery(tuple(components), decoded, offset, stretch, layout))

@@ -132,15 +132,15 @@ class Decode(Message, frozen=True):
 
 
 class Gallery(Message, frozen=True):
-    """Pseudo-inputs of these numbers, or for priors without them decoded component means.
+    """Pseudo-inputs of these numbers, or the component means decoded.
 
-    decoded: these, in parts
-    offset:  of the first in the gallery, for JSON
-    stretch: whether each image of a PNG is brightened until its brightest pixel is white
+    decoded: the decoded means, in parts; None for pseudo-inputs
+    offset:  position of the first one in the gallery, for JSON
+    stretch: True if each image of a PNG is brightened until its brightest pixel is white
     """
 
     components: tuple[int, ...]
-    decoded: tuple[bytes, ...]
+    decoded: tuple[bytes, ...] | None
     offset: int
     stretch: bool
     layout: Layout

@@ -133,7 +133,8 @@ def _body(settings: Settings) -> dict[str, Any]:
     description = (
         f"{names} files, told apart by their content: at most {settings.max_images} images of "
         f"{settings.max_image_pixels:,} pixels each and {settings.max_request_pixels:,} together, in at most "
-        f"{settings.max_body_bytes:,} bytes. Each must have the model's size, unless `resize=true`. "
+        f"{settings.max_body_bytes:,} bytes. A model whose card has a `preparation` takes any size; for "
+        "others each image must have the model's size, unless `resize=true`. "
         "Or a NumPy file of images of the model's size: levels of 0 to 255, or fractions of 0 to 1."
     )
     text = {

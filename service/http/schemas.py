@@ -172,7 +172,7 @@ class PseudoInputList(Answered):
     total: int = Field(description="How many there are.", examples=[500])
     offset: int
     kind: Literal["pseudo-inputs", "decoded components"] = Field(
-        description="Learned images; or, for a prior without pseudo-inputs, its components decoded at their means."
+        description="Learned images, or components decoded at their means (`view`)."
     )
     pseudo_inputs: list[PseudoInput]
 

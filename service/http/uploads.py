@@ -26,6 +26,8 @@ from service.http.json_images import read_json_images
 from service.images import check_pixels, check_size, fit_to_model, format_names, open_image, read_npy, read_npz
 from service.images.pixels import OpenedImage
 from service.settings import Settings
+from vampprior.card import Card
+from vampprior.preparation import Preparation
 
 __all__ = ["ARRAY_TYPES", "UPLOAD_BODY", "ModelImages", "UploadReader"]
 
@@ -84,14 +86,27 @@ class ModelImages:
 class _Target:
     """What uploaded images are turned into.
 
-    shape:  shape of the model's images, (C, H, W)
-    resize: stretch images of another size
-    invert: swap dark and light
+    shape:       shape of the model's images, (C, H, W)
+    preparation: the model's, which takes images of any size; None for models without one
+    resize:      stretch images of another size, for models without a preparation
+    invert:      swap dark and light
     """
 
     shape: tuple[int, int, int]
+    preparation: Preparation | None
     resize: bool
     invert: bool
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise `WrongSize` for a size, (height, width), that cannot be made the model's."""
+        if self.preparation is None:
+            check_size(size, self.shape, resize=self.resize)
+
+    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Decoded pixels as an image of the model's shape."""
+        if self.preparation is None:
+            return fit_to_model(pixels, self.shape, resize=self.resize, invert=self.invert)
+        return self.preparation.prepare(~pixels if self.invert else pixels)
 
 
 class _Hold:
@@ -138,8 +153,8 @@ class UploadReader:
         """Decode nothing more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, request: Request, shape: tuple[int, int, int], *, resize: bool, invert: bool) -> ModelImages:
-        """The request's images, fitted to a model whose images have this shape, (C, H, W).
+    async def read(self, request: Request, card: Card, *, resize: bool, invert: bool) -> ModelImages:
+        """The request's images, prepared for the model of this card.
 
         If the request is cancelled, the work stops after the current image or piece of the form.
 
@@ -147,7 +162,7 @@ class UploadReader:
         `BadImage` or `BadParameter` for images that cannot be used, and `Overloaded` if the process already holds or
         decodes as much as it may.
         """
-        target = _Target(shape, resize, invert)
+        target = _Target(card.model.image_shape, card.preparation, resize, invert)
         content_type = request.headers.get("content-type", "")
         hold, stop = _Hold(self.body_bytes), threading.Event()
         work: Future[ModelImages] | None = None
@@ -285,7 +300,7 @@ class UploadReader:
             with _Named(name, files):
                 image = open_image(content, formats=self.formats)
                 check_pixels(image, self.settings.max_image_pixels)
-                check_size(image.size, target.shape, resize=target.resize)
+                target.check_size(image.size)
                 images.append(image)
         total = sum(image.pixels for image in images)
         if total > self.settings.max_request_pixels:
@@ -303,9 +318,7 @@ class UploadReader:
                 if stop.is_set():
                     raise CancelledError
                 with _Named(files[index][0], files):
-                    fitted[index] = fit_to_model(
-                        image.decode(), target.shape, resize=target.resize, invert=target.invert
-                    )
+                    fitted[index] = target.fit(image.decode())
         return ModelImages([name for name, _ in files], fitted)
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import BadImage
-from service.images.pixels import OpenedImage, exif_orientation, flatten
+from service.images.pixels import OpenedImage
+from vampprior.pixels import exif_orientation, flatten
 
 __all__ = ["SIGNATURE", "open_jpeg"]
 

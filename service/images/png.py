@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import BadImage
-from service.images.pixels import OpenedImage, exif_orientation, flatten, row_blocks
+from service.images.pixels import OpenedImage
+from vampprior.pixels import exif_orientation, flatten, row_blocks, scale_16_bits
 
 __all__ = ["SIGNATURE", "open_png"]
 
@@ -163,7 +164,7 @@ class _Png:
             del stream
             return self._look_up(image)
         if self.depth == 16 and self.colour_type == GRAY:
-            return self._scale_16_bits(image)
+            return scale_16_bits(image, self.transparent)
         if self.depth == 16 and self.colour_type == GRAY_ALPHA:
             return flatten(image)[..., 0].copy()
         if self.transparent:
@@ -234,16 +235,6 @@ class _Png:
             if block.max() >= len(table):
                 raise BadImage("The PNG is damaged: its pixels have colours that its palette lacks.")
             pixels[rows] = table[block]
-        return pixels
-
-    def _scale_16_bits(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Gray levels of 16 bits, rounded to 8."""
-        pixels = np.empty((self.height, self.width), np.uint8)
-        for rows, block in row_blocks(image):
-            levels = block.astype(np.uint32)
-            for transparent in self.transparent:
-                levels[levels == transparent] = 0
-            pixels[rows] = (levels * 255 + 32767) // 65535
         return pixels
 
     def _blacken(self, image: Image.Image, low: Image.Image | None) -> NDArray[np.uint8]:

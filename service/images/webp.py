@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL.WebPImagePlugin import WebPImageFile
 
 from service.errors import BadImage
-from service.images.pixels import OpenedImage, exif_orientation, flatten
+from service.images.pixels import OpenedImage
+from vampprior.pixels import exif_orientation, flatten
 
 __all__ = ["is_webp", "open_webp"]
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,6 @@ class LoadedModel:
             max_rows=message.max_rows,
             seconds_per_row=message.unit_seconds / UNIT_SAMPLES,
             autoregressive=message.autoregressive,
-            has_pseudo_inputs=message.has_pseudo_inputs,
         )
         weights = np.frombuffer(message.weights, np.float32)
         return cls(card, client, weights, message.has_pseudo_inputs, message.calibrations, message.latent_dims)
@@ -82,6 +82,12 @@ class LoadedModel:
                 f"{self.reference} has {kind} 0 to {self.num_components - 1}, none numbered {number}"
             )
         return number
+
+    def pseudo_input_view(self, wanted: Literal["input", "decoded"] | None) -> Literal["input", "decoded"]:
+        """How the gallery shows components: as wanted, or as the card says; decoded if there are no pseudo-inputs."""
+        if not self.has_pseudo_inputs:
+            return "decoded"
+        return wanted or self.card.pseudo_input_view
 
     def calibration_size(self, name: str) -> int:
         """Number of images of a calibration; raises `CalibrationNotFound` if there is none of that name."""

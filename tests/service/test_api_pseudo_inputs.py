@@ -87,6 +87,28 @@ def test_one_is_the_galleries(client: httpx.Client, gallery: Any, k: int) -> Non
     assert body["pseudo_inputs"] == gallery()["pseudo_inputs"][k : k + 1]
 
 
+@pytest.mark.parametrize("reference", ["tiny-vamp@10", "tiny-colour@1"])
+def test_decoded_components_are_what_a_sample_without_noise_shows(
+    client: httpx.Client, read_npy: Any, load_model: Any, reference: str
+) -> None:
+    model = load_model(reference)
+    expected = model.sample(component=torch.arange(6), noise=torch.zeros(6, model.noise_dim))
+    path = f"format=npy&view=decoded&model={reference}"
+    shown = read_npy(client.get(f"/pseudo-inputs?{path}").content)
+    np.testing.assert_allclose(shown, expected.numpy(), atol=1e-5)
+    np.testing.assert_array_equal(read_npy(client.get(f"/pseudo-inputs/4?{path}").content), shown[4:5])
+
+
+def test_each_view_is_cached_on_its_own(serve: Any) -> None:
+    with serve() as service:
+        answers = [
+            service.client.get(f"/pseudo-inputs?format=json{view}")
+            for view in ("", "&view=decoded", "&view=input", "&view=decoded")
+        ]
+    assert [answer.headers["x-cache"] for answer in answers] == ["miss", "miss", "hit", "hit"]
+    assert answers[0].content == answers[2].content != answers[1].content == answers[3].content
+
+
 @pytest.mark.parametrize("k", [6, 10**30])
 def test_one_that_is_not_there(client: httpx.Client, problem: Any, k: int) -> None:
     assert "0 to 5" in problem(client.get(f"/pseudo-inputs/{k}"), 404, "pseudo-input-not-found")["detail"]
@@ -109,9 +131,11 @@ def test_a_prior_without_pseudo_inputs_shows_its_components_decoded(
             read_npy(service.client.post(f"/sample?temperature=0&format=npy&seed={seed}").content)[0]
             for seed in range(3 * components)
         ]
+        same = service.client.get("/pseudo-inputs?format=json&view=input").json()
         ones = [service.client.get(f"/pseudo-inputs/{k}?format=json").json() for k in range(components)]
         beyond = service.client.get(f"/pseudo-inputs/{components}").json()["detail"]
     assert (body["kind"], body["total"]) == ("decoded components", components)
+    assert same == body
     assert [item["weight"] for item in body["pseudo_inputs"]] == pytest.approx([1 / components] * components)
     for image in drawn:
         assert np.abs(shown - image).max(axis=(1, 2, 3)).min() < 1e-6

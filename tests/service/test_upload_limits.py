@@ -22,7 +22,9 @@ from service.http.json_images import read_json_images
 from service.http.uploads import UploadReader
 from service.images import encode_png, fit_to_model
 from service.settings import Settings
+from vampprior import Card, ModelConfig
 
+CARD = Card("tiny", "1", ModelConfig(image_shape=(1, 8, 8)))
 PNG = {"Content-Type": "image/png"}
 LARGE = encode_png(np.random.default_rng(0).random((1, 100, 100)))
 
@@ -173,7 +175,7 @@ def test_decoding_stops_after_the_image_during_which_the_request_was_cancelled(
 
     async def scenario() -> None:
         request = request_of(content.read(), content.headers["content-type"])
-        reading = asyncio.create_task(reader.read(request, (1, 8, 8), resize=False, invert=False))
+        reading = asyncio.create_task(reader.read(request, CARD, resize=False, invert=False))
         assert await asyncio.to_thread(leaving.reached.wait, 60)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -205,7 +207,7 @@ def test_parsing_of_a_form_stops_after_the_piece_during_which_the_request_was_ca
 
     async def scenario() -> None:
         request = request_of(bytes(1_000_000), "multipart/form-data; boundary=X")
-        reading = asyncio.create_task(reader.read(request, (1, 8, 8), resize=False, invert=False))
+        reading = asyncio.create_task(reader.read(request, CARD, resize=False, invert=False))
         assert await asyncio.to_thread(reached.wait, 60)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -209,7 +209,7 @@ def test_gray_levels_are_not_drawn_for_a_model_that_takes_them_as_they_are(check
         (["--name", "mine"], "--images and --name go together"),
         (["--images", "own.npz", "--name", "No"], "must be lower-case letters"),
         (["--images", "own.npz", "--name", "mine"], "the images have shape (1, 5, 6), the model's (1, 8, 8)"),
-        (["--images", "missing", "--name", "mine"], "is neither a folder of images nor an .npz file"),
+        (["--images", "missing", "--name", "mine"], "is neither a folder of images nor an .npz or .npy file"),
     ],
 )
 def test_images_that_cannot_calibrate_are_refused(

@@ -143,7 +143,7 @@ def test_a_mistake_is_answered_in_one_line(
     [
         ("max_epochs", "epochs", "unknown key training.epochs"),
         ('"digits"', '"cifar"', "no data set 'cifar'"),
-        ('"digits"', '"no/such/folder"', "no/such/folder is neither a folder of images nor an .npz file"),
+        ('"digits"', '"no/such/folder"', "no/such/folder is neither a folder of images nor an .npz or .npy file"),
         ("z1_dim = 4", 'model = "gan"', "unknown model 'gan'"),
         ("z1_dim = 4", 'likelihood = "poisson"', "unknown likelihood 'poisson'"),
     ],

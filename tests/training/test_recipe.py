@@ -50,7 +50,7 @@ def test_a_whole_number_is_taken_for_a_fraction() -> None:
     [
         ({"batchsize": 100}, "unknown key batchsize; known are name, dataset, "),
         ({"training": {"batchsize": 100}}, "unknown key training.batchsize; known are learning_rate, "),
-        ({"pseudo_inputs": {"sigma": 1.0}}, "unknown key pseudo_inputs.sigma; known are init, mean, std"),
+        ({"pseudo_inputs": {"sigma": 1.0}}, "unknown key pseudo_inputs.sigma; known are start, mean, std"),
         ({"model": {"hidden": 300}}, "unknown key model.hidden; known are model, prior, "),
         ({"start": "a@1"}, "start is now named init_checkpoint"),
         ({"training": {"averaging": 0.9}}, "training.averaging is now named training.ema_decay"),
@@ -81,7 +81,29 @@ def test_a_whole_number_is_taken_for_a_fraction() -> None:
         ),
         ({"training": {"phase": "sleep", "warmup_epochs": 0}}, "training.phase = 'sleep' needs init_checkpoint"),
         ({"training": {"keep": "first"}}, "training.keep: invalid enum value 'first'; known are best, last"),
-        ({"pseudo_inputs": {"init": "zeros"}}, "pseudo_inputs.init: invalid enum value 'zeros'; known are noise, data"),
+        ({"pseudo_inputs": {"start": "zeros"}}, "pseudo_inputs.start: invalid enum value 'zeros'; known are noise, im"),
+        ({"pseudo_inputs": {"init": "data"}}, "pseudo_inputs.init is now named pseudo_inputs.start"),
+        ({"dataset": "./own", "images": {"size": 7}}, "images.size: expected `int` >= 8"),
+        ({"dataset": "./own", "images": {"size": [8, 129]}}, "images.size[1]: expected `int` <= 128"),
+        ({"dataset": "./own", "images": {"size": [8, 8, 3]}}, "images.size: expected `array` of length <= 2"),
+        (
+            {"dataset": "./own", "images": {"mode": "grey"}},
+            "images.mode: invalid enum value 'grey'; known are rgb, gray",
+        ),
+        ({"dataset": "./own", "images": {"fit": "zoom"}}, "images.fit: invalid enum value 'zoom'; known are crop, pad"),
+        ({"images": {"augment": ["spin"]}}, "images.augment[0]: invalid enum value 'spin'; known are shift, flip"),
+        (
+            {"images": {"size": 16}},
+            "[images]: size, mode and fit are for your own images; those of digits are prepared",
+        ),
+        (
+            {"dataset": "./own", "images": {"mode": "gray"}},
+            "[images]: the likelihood bernoulli takes mode = 'binary', not 'gray'",
+        ),
+        (
+            {"dataset": "./own", "images": {"mode": "binary"}, "model": {"likelihood": "logistic"}},
+            "[images]: the likelihood logistic takes mode = 'gray' or 'rgb', not 'binary'",
+        ),
         ({"pseudo_inputs": {"std": -0.1}}, "pseudo_inputs.std: expected `float` >= 0"),
         ({"pseudo_inputs": {"mean": float("nan")}}, "pseudo_inputs.mean: expected a finite number"),
         ({"name": "Bad Name"}, "name: must be lower-case letters"),
@@ -155,20 +177,30 @@ def test_more_epochs_and_more_patience_extend_a_run(training: dict[str, Any], ex
 
 def test_recipes_of_older_cards_are_read_by_their_present_names() -> None:
     older = {"start": "", "training": {"averaging": 0.9, "normalize": False, "seed": 4}, "model": {"z1_dim": 3}}
+    older["pseudo_inputs"] = {"init": "data", "std": 0.1}
     assert with_new_names(older) == {
         "init_checkpoint": "",
+        "pseudo_inputs": {"start": "images", "std": 0.1},
         "training": {"ema_decay": 0.9, "normalize_gradients": False, "seed": 4},
         "model": {"z1_dim": 3},
     }
-    present = recipe_of(training={"ema_decay": 0.9, "normalize_gradients": False, "seed": 4}, model={"z1_dim": 3})
+    training = {"ema_decay": 0.9, "normalize_gradients": False, "seed": 4}
+    present = recipe_of(training=training, model={"z1_dim": 3}, pseudo_inputs={"start": "images", "std": 0.1})
     assert present.change_since({"name": "r", "dataset": "digits", **older}) == ""
 
 
+def test_the_size_of_own_images_is_one_number_or_two() -> None:
+    for size, sides in ((16, (16, 16)), ([16, 24], (16, 24)), (None, None)):
+        recipe = recipe_of(dataset="./own", images={"size": size, "fit": "pad"})
+        assert (recipe.images.wanted.size, recipe.images.wanted.fit) == (sides, "pad")
+        assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
 def test_overrides_replace_settings() -> None:
-    overrides = ["training.max_epochs=10", "model.num_components=100", "name=short", 'pseudo_inputs.init="data"']
+    overrides = ["training.max_epochs=10", "model.num_components=100", "name=short", 'pseudo_inputs.start="images"']
     recipe = find_recipe("static_mnist-hvae-vampprior", [*overrides, "training.learning_rate=1e-3"])
     assert (recipe.name, recipe.training.max_epochs, recipe.model.num_components) == ("short", 10, 100)
-    assert (recipe.pseudo_inputs.init, recipe.training.learning_rate) == ("data", 1e-3)
+    assert (recipe.pseudo_inputs.start, recipe.training.learning_rate) == ("images", 1e-3)
     assert recipe.training.ema_decay == find_recipe("static_mnist-hvae-vampprior").training.ema_decay
 
 

@@ -13,11 +13,21 @@ from training.data.frey_faces import FREY_FACES
 from training.data.histopathology import HISTOPATHOLOGY
 from training.data.mnist import DYNAMIC_MNIST, FASHION_MNIST
 from training.data.omniglot import OMNIGLOT, OMNIGLOT_RAW28
-from training.data.own_images import load_own_images
+from training.data.own_images import Wanted, load_own_images
 from training.data.static_mnist import STATIC_MNIST
 from vampprior.likelihoods import Likelihood
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "DatasetError", "Pixels", "Source", "data_directory", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "Dataset",
+    "DatasetError",
+    "Pixels",
+    "Source",
+    "Wanted",
+    "data_directory",
+    "load_dataset",
+]
 
 
 class Source(Protocol):
@@ -77,16 +87,19 @@ def data_directory() -> Path:
     return user_cache_path("vampprior") / "data"
 
 
-def load_dataset(name: str, directory: Path | None = None, likelihood: Likelihood | None = None) -> Dataset:
+def load_dataset(
+    name: str, directory: Path | None = None, likelihood: Likelihood | None = None, wanted: Wanted | None = None
+) -> Dataset:
     """Load a data set by its name, downloaded if need be, or the user's own images by their path.
 
     directory:  folder of the data sets; `data_directory()` if None
     likelihood: the model's; own gray images are thresholded at one half if it takes binary pixels only
+    wanted:     how own images are prepared
 
     Raises `DatasetError` if the name is unknown, or the data cannot be downloaded or are damaged.
     """
     if _is_path(name):
-        dataset = load_own_images(Path(name).expanduser())
+        dataset = load_own_images(Path(name).expanduser(), wanted)
         return dataset.thresholded() if likelihood is not None and likelihood.binary else dataset
     if name not in DATASETS:
         raise DatasetError(f"no data set {name!r}; there are {', '.join(DATASETS)}, or give the path of own images")
@@ -97,4 +110,6 @@ def load_dataset(name: str, directory: Path | None = None, likelihood: Likelihoo
 
 
 def _is_path(name: str) -> bool:
-    return name not in DATASETS and (name.endswith(".npz") or "/" in name or os.sep in name or Path(name).exists())
+    return name not in DATASETS and (
+        name.endswith((".npz", ".npy")) or "/" in name or os.sep in name or Path(name).exists()
+    )

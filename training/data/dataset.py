@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vampprior.preparation import Preparation
 
 __all__ = [
     "SPLITS",
@@ -42,6 +44,8 @@ class Dataset:
     dynamic: True if the training images are gray levels that are binarized anew at every visit: a pixel is 1 with
              probability level / 255 (Salakhutdinov & Murray, 2008). The other splits are binary.
     labels:  labels by split, int32 of shape (N,), for the splits that have any; only maps of the latents show them
+    preparation: how the user's own images were prepared, so that a server can do the same
+    notices: sentences on images that were left out, for whoever trains
     """
 
     name: str
@@ -51,6 +55,8 @@ class Dataset:
     levels: int
     dynamic: bool = False
     labels: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
+    preparation: Preparation | None = None
+    notices: Sequence[str] = ()
 
     @classmethod
     def of(cls, name: str, splits: Mapping[str, Pixels], levels: int, dynamic: bool = False) -> Dataset:
@@ -67,6 +73,12 @@ class Dataset:
         }
         return replace(self, labels=labels)
 
+    def prepared(self, preparation: Preparation, notices: Sequence[str]) -> Dataset:
+        """The data set with the preparation of its images, which is `binary` for black and white ones, and notices."""
+        if self.levels == 1:
+            return replace(self, preparation=_black_and_white(preparation), notices=tuple(notices))
+        return replace(self, preparation=preparation, notices=tuple(notices))
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
@@ -75,8 +87,10 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """The kind of pixels in one word: gray, binarized or binary."""
-        return "gray" if self.levels > 1 else "binarized" if self.dynamic else "binary"
+        """The kind of pixels in one word: colour, gray, binarized or binary."""
+        if self.levels > 1:
+            return "colour" if self.image_shape[0] == 3 else "gray"
+        return "binarized" if self.dynamic else "binary"
 
     def gray(self, split: str) -> Pixels:
         """The images of a split as 8-bit gray levels: the ones of a binary image become 255."""
@@ -87,7 +101,7 @@ class Dataset:
         """The same images in black and white: a pixel is 1 from one half of `levels` upwards."""
         half = -(-self.levels // 2)
         splits = {name: (getattr(self, name) >= half).astype(np.uint8) for name in SPLITS}
-        return replace(self, **splits, levels=1)
+        return replace(self, **splits, levels=1, preparation=_black_and_white(self.preparation))
 
     def describe(self) -> dict[str, Any]:
         """The data set on a checkpoint's card: name, image shape, and the size and sha256 of every split."""
@@ -98,6 +112,13 @@ class Dataset:
             "sizes": {name: len(images) for name, images in splits.items()},
             "sha256": {name: hashlib.sha256(images.tobytes()).hexdigest() for name, images in splits.items()},
         }
+
+
+def _black_and_white(preparation: Preparation | None) -> Preparation | None:
+    """The preparation with thresholded pixels; None for three channels, which no preparation thresholds."""
+    if preparation is None or preparation.mode == "rgb":
+        return None
+    return replace(preparation, mode="binary")
 
 
 def shuffled_splits(images: Pixels, num_valid: int, num_test: int, seed: int = SHUFFLE_SEED) -> dict[str, Pixels]:
@@ -127,7 +148,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DatasetError(f"{path} is a single array; save it with numpy.savez under a name")
+                raise DatasetError(f"{path} is a single array; rename it to .npy")
             return {name: archive[name] for name in archive.files}
     except DatasetError:
         raise

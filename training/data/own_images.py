@@ -1,116 +1,163 @@
-"""The user's own images: a folder of image files, or an `.npz` file of arrays."""
+"""The user's own images: a folder of image files, or a file of arrays, prepared and split."""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from training.data.dataset import SPLITS, Dataset, DatasetError, Pixels, check_range, read_arrays, shuffled_splits
+from training.data.dataset import SPLITS, Dataset, DatasetError, Pixels, shuffled_splits
+from training.data.image_arrays import read_image_arrays
+from training.data.image_files import ImageFiles, count, find_image_files, read_headers
+from vampprior.preparation import Fit, Mode, Preparation
 
-__all__ = ["load_own_images"]
+__all__ = ["MIN_IMAGES", "Wanted", "heldout_sizes", "load_own_images", "without_duplicates"]
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MIN_SPLIT = 2
 """Fewest images of a split: the mean of one image has no standard error."""
 MIN_IMAGES = 10 * MIN_SPLIT
 MAX_IMAGE_VALUES = 256 * 256
 """Most values per image; the dense layers for more would not fit into memory."""
+CALIBRATION_IMAGES = 99
+"""Validation images with which the smallest p-value is 0.01, the usual false-alarm rate."""
+FEW_IMAGES = 20
+"""Fewest validation images with which a model can be calibrated."""
 
 
-def load_own_images(path: Path) -> Dataset:
-    """Load images from a folder or an `.npz` file; raises `DatasetError` if they cannot be used.
+@dataclass(frozen=True)
+class Wanted:
+    """How own images are to be prepared.
 
-    Folder: all image files directly in it, of one size, converted to 8-bit gray. Color becomes its luma (ITU-R 601),
-    16-bit gray its upper 8 bits, and transparent pixels are laid over black.
-
-    `.npz`: arrays `train`, `valid` and `test`, or one array `images`, each of shape (N, H, W) or (N, C, H, W) with 1 or
-    3 channels, and with whole values of 0 to 255 (0 and 1 for black and white) or fractions of 0 to 1.
-
-    Images without splits are split at random, always in the same way: 80 / 10 / 10 per cent.
+    size: height and width; None for images that all have one size already
+    mode: channels and levels; None for those of the arrays, or for gray if the images are files
+    fit:  what happens to other aspect ratios
     """
-    splits = _splits_of_folder(path) if path.is_dir() else _splits_of_arrays(path)
-    for split, images in splits.items():
-        if len(images) < MIN_SPLIT:
-            raise DatasetError(f"{path}: {split} holds {len(images)} images; at least {MIN_SPLIT} are needed")
-    if len(shapes := {images.shape[1:] for images in splits.values()}) > 1:
+
+    size: tuple[int, int] | None = None
+    mode: Mode | None = None
+    fit: Fit = "crop"
+
+    @classmethod
+    def of(cls, preparation: Preparation) -> Wanted:
+        """What the card of a checkpoint says."""
+        return cls(preparation.size, preparation.mode, preparation.fit)
+
+    def given(self, size: tuple[int, int], mode: Mode) -> Preparation:
+        """The preparation, with the size and the mode of the images where no others are wanted."""
+        return Preparation(self.size or size, self.mode or mode, self.fit)
+
+
+def load_own_images(path: Path, wanted: Wanted | None = None) -> Dataset:
+    """Load images from a folder or a file of arrays; raises `DatasetError` if they cannot be used.
+
+    Folder: all image files in it and in its folders. Files that cannot be read are skipped, with a notice.
+
+    `.npz` or `.npy`: arrays `train`, `valid` and `test`, or one array of images, of shape (N, H, W), (N, H, W, C) or
+    (N, C, H, W) with 1 or 3 channels, and with whole values of 0 to 255 (0 and 1 for black and white) or fractions of 0
+    to 1.
+
+    Images without splits are split at random, always in the same way: 80 / 10 / 10 per cent, but with at least 99
+    validation images if there are 495 or more, and at least 20 if there are 100 or more. Before that, all but the first
+    of equal images are left out, with a notice, so that no test image is a training image.
+    """
+    wanted = wanted or Wanted()
+    dataset = _from_files(path, wanted) if path.is_dir() else _from_arrays(path, wanted)
+    for split in SPLITS:
+        if (number := len(getattr(dataset, split))) < MIN_SPLIT:
+            raise DatasetError(f"{path}: {split} holds {number} images; at least {MIN_SPLIT} are needed")
+    return dataset.thresholded() if wanted.mode == "binary" else dataset
+
+
+def heldout_sizes(num_images: int) -> tuple[int, int]:
+    """Numbers of validation images and of test images of a set of this size."""
+    tenth = num_images // 10
+    if num_images >= 5 * CALIBRATION_IMAGES:
+        return max(tenth, CALIBRATION_IMAGES), tenth
+    return (max(tenth, FEW_IMAGES) if num_images >= 5 * FEW_IMAGES else tenth), tenth
+
+
+def without_duplicates(images: Pixels) -> Pixels:
+    """The images (N, ...) without those that equal an earlier one."""
+    first: dict[bytes, int] = {}
+    for index, image in enumerate(images):
+        first.setdefault(hashlib.sha256(image.tobytes()).digest(), index)
+    return images if len(first) == len(images) else images[list(first.values())]
+
+
+def _from_files(folder: Path, wanted: Wanted) -> Dataset:
+    notices: list[str] = []
+    if wanted.size is None or wanted.mode is None:
+        size, coloured = _look_at_headers(folder, wanted.size)
+        if coloured and wanted.mode is None:
+            notices.append('the images lose their colours; set mode = "rgb" in [images] to keep them')
+    preparation = wanted.given(wanted.size or size, "gray")
+    _check_size(folder, preparation.image_shape)
+    files = ImageFiles.read(folder, preparation)
+    notices += files.notices
+    return _split(folder, files.images, 255, preparation, notices)
+
+
+def _from_arrays(path: Path, wanted: Wanted) -> Dataset:
+    arrays = read_image_arrays(path)
+    if len(shapes := {images.shape[1:] for images in arrays.values()}) > 1:
         raise DatasetError(f"{path}: train, valid and test differ in the size of their images: {sorted(shapes)}")
-    (shape,) = shapes
+    channels, height, width = shapes.pop()
+    preparation = wanted.given((height, width), "rgb" if channels == 3 else "gray")
+    _check_size(path, preparation.image_shape)
+    levels = 1 if max(int(images.max()) for images in arrays.values()) <= 1 else 255
+    if preparation.image_shape != (channels, height, width):
+        arrays = {split: _prepared(images, levels, preparation) for split, images in arrays.items()}
+        levels = 255
+    if "images" in arrays:
+        return _split(path, arrays["images"], levels, preparation, [])
+    return Dataset.of(path.stem, arrays, levels).prepared(preparation, [])
+
+
+def _split(path: Path, images: Pixels, levels: int, preparation: Preparation, notices: list[str]) -> Dataset:
+    """A data set of images that have no splits yet, without duplicates."""
+    distinct = without_duplicates(images)
+    if duplicates := len(images) - len(distinct):
+        notices = [*notices, f"left out {count(duplicates, 'image')} equal to another one, as prepared"]
+    if len(distinct) < MIN_IMAGES:
+        reasons = "".join(f"; {notice}" for notice in notices)
+        raise DatasetError(f"{path} holds {len(distinct)} images; at least {MIN_IMAGES} are needed{reasons}")
+    splits = shuffled_splits(distinct, *heldout_sizes(len(distinct)))
+    return Dataset.of(path.stem, splits, levels).prepared(preparation, notices)
+
+
+def _prepared(images: Pixels, levels: int, preparation: Preparation) -> Pixels:
+    """Images (N, C, H, W) as the preparation gives them."""
+    last = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
+    factor = np.uint8(255 // levels)
+    return np.stack([preparation.prepare(np.ascontiguousarray(image * factor)) for image in last])
+
+
+def _look_at_headers(folder: Path, size: tuple[int, int] | None) -> tuple[tuple[int, int], bool]:
+    """Height and width that all files of a folder have, and whether any has colours.
+
+    Raises `DatasetError`, which names two files, if they differ and no size is given.
+    """
+    paths = find_image_files(folder)
+    sizes: dict[tuple[int, int], Path] = {}
+    coloured = False
+    for path, header in zip(paths, read_headers(folder, paths), strict=True):
+        if isinstance(header, str):
+            continue  # the reader says which files cannot be read
+        sizes.setdefault(header.size, path)
+        coloured = coloured or header.coloured
+    if len(sizes) > 1 and size is None:
+        (first, one), (second, other) = list(sizes.items())[:2]
+        raise DatasetError(
+            f"{folder / other} is {second[1]}x{second[0]} and {one.name} is {first[1]}x{first[0]}; set a size in "
+            "[images] to which all are brought, such as size = 32"
+        )
+    return next(iter(sizes), (1, 1)), coloured
+
+
+def _check_size(path: Path, shape: tuple[int, ...]) -> None:
     if np.prod(shape) > MAX_IMAGE_VALUES:
-        raise DatasetError(f"{path}: images of {shape} have over {MAX_IMAGE_VALUES} values; make them smaller")
-    levels = 1 if max(int(images.max()) for images in splits.values()) <= 1 else 255
-    return Dataset.of(path.stem, splits, levels)
-
-
-def _split(path: Path, images: Pixels) -> dict[str, Pixels]:
-    if len(images) < MIN_IMAGES:
-        raise DatasetError(f"{path} holds {len(images)} images; at least {MIN_IMAGES} are needed")
-    tenth = len(images) // 10
-    return shuffled_splits(images, num_valid=tenth, num_test=tenth)
-
-
-def _splits_of_folder(path: Path) -> dict[str, Pixels]:
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise DatasetError(f"{path} has no image files directly in it, which end in {', '.join(sorted(SUFFIXES))}")
-    first = _read_gray(files[0])
-    images = np.empty((len(files), *first.shape), np.uint8)
-    for index, file in enumerate(files):
-        image = _read_gray(file)
-        if image.shape != first.shape:
-            sizes = [f"{width}x{height}" for height, width in (image.shape, first.shape)]
-            raise DatasetError(f"{file} is {sizes[0]} and {files[0].name} is {sizes[1]}; all must be of one size")
-        images[index] = image
-    return _split(path, images[:, None])
-
-
-def _read_gray(file: Path) -> Pixels:
-    """An image file as 8-bit gray (H, W)."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DatasetError("image files need Pillow: pip install pillow") from error
-    try:
-        with Image.open(file) as image:
-            if image.width * image.height > MAX_IMAGE_VALUES:
-                raise DatasetError(f"{file} is {image.width}x{image.height} pixels; make the images smaller")
-            if image.mode.startswith("I"):
-                return (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-            if image.has_transparency_data:
-                black = Image.new("RGBA", image.size, "black")
-                return np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("L"))
-            return np.asarray(image.convert("L"))
-    except DatasetError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
-
-
-def _splits_of_arrays(path: Path) -> dict[str, Pixels]:
-    if path.suffix != ".npz" or not path.is_file():
-        raise DatasetError(f"{path} is neither a folder of images nor an .npz file")
-    arrays = read_arrays(path)
-    if all(split in arrays for split in SPLITS):
-        return {split: _to_pixels(f"{path}: {split}", arrays[split]) for split in SPLITS}
-    if "images" not in arrays:
-        names = ", ".join(arrays) or "nothing"
-        raise DatasetError(f"{path} must hold arrays train, valid and test, or one array images; it holds {names}")
-    return _split(path, _to_pixels(f"{path}: images", arrays["images"]))
-
-
-def _to_pixels(what: str, array: NDArray[Any]) -> Pixels:
-    """Convert an array of images to uint8 of shape (N, C, H, W)."""
-    if array.ndim == 3:
-        array = array[:, None]
-    if array.ndim != 4 or 0 in array.shape:
-        raise DatasetError(f"{what} has shape {array.shape}, not (N, H, W) or (N, C, H, W)")
-    if array.shape[1] not in (1, 3):
-        raise DatasetError(f"{what} has shape {array.shape}; after N come 1 or 3 channels, then height and width")
-    if array.dtype.kind not in "buif":
-        raise DatasetError(f"{what} holds {array.dtype} values, not numbers")
-    check_range(array, 1 if array.dtype.kind == "f" else 255, what)
-    if array.dtype.kind == "f":
-        array = np.rint(array * 255.0)
-    return np.ascontiguousarray(array, dtype=np.uint8)
+        raise DatasetError(
+            f"{path}: images of {shape} have over {MAX_IMAGE_VALUES} values; set a smaller size in [images]"
+        )

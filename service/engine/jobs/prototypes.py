@@ -1,4 +1,4 @@
-"""What the prior's components stand for: pseudo-inputs, or component means decoded."""
+"""Images of the prior's components: pseudo-inputs, or component means decoded."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ def _gallery_body(runtime: Runtime, payload: Gallery) -> bytes:
     if layout.format != "json":
         return render(images, layout.format, columns=layout.columns, scale=layout.scale)
     names = {"model": runtime.card.name, "model_version": runtime.card.version}
-    decoded = runtime.model.prior.pseudo_inputs is None
     page = {
         "total": len(runtime.weights),
         "offset": payload.offset,
-        "kind": "decoded components" if decoded else "pseudo-inputs",
+        "kind": "pseudo-inputs" if payload.decoded is None else "decoded components",
         "pseudo_inputs": [
             {"index": index, "weight": round(float(runtime.weights[index]), 8), "image": decimals(image).tolist()}
             for index, image in zip(payload.components, images, strict=True)
@@ -42,9 +41,11 @@ def _gallery_body(runtime: Runtime, payload: Gallery) -> bytes:
 
 def _prototypes(runtime: Runtime, payload: Gallery) -> Array:
     """Pseudo-inputs, or component means that were decoded before, (n, C, H, W)."""
-    inputs = runtime.model.prior.pseudo_inputs
-    if inputs is None or not payload.components:
+    if payload.decoded is not None:
         return np.frombuffer(b"".join(payload.decoded), np.float32).reshape(-1, *runtime.image_shape)
+    inputs = runtime.model.prior.pseudo_inputs
+    if inputs is None:
+        raise ValueError("the prior has no pseudo-inputs")
     return inputs[runtime.tensor(np.array(payload.components, np.int64))].cpu().numpy()
 
 

@@ -109,13 +109,17 @@ class LayoutQuery(ModelQuery):
 class UploadQuery(ModelQuery):
     """How uploads become images of the model's size."""
 
-    resize: bool = Field(False, description="Fit images of another size to the model's.")
+    resize: bool = Field(
+        False,
+        description="Stretch images of another size to the model's. Not needed where the model's card has a "
+        "`preparation`: images of any size are then prepared as the training images were, and `resize` has no effect.",
+    )
     invert: bool = Field(False, description="Swap dark and light, for dark ink on a light ground.")
 
     async def images(self, request: Request) -> ModelImages:
         """The uploaded images; raises a `Problem` for what cannot be used."""
-        shape = self.loaded(request).card.model.image_shape
-        return await service_of(request).uploads.read(request, shape, resize=self.resize, invert=self.invert)
+        card = self.loaded(request).card
+        return await service_of(request).uploads.read(request, card, resize=self.resize, invert=self.invert)
 
 
 class BinarizeQuery(UploadQuery):

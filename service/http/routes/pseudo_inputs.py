@@ -1,4 +1,4 @@
-"""`GET /pseudo-inputs`: what the prior's components stand for."""
+"""`GET /pseudo-inputs`: the pseudo-inputs of the prior, or the images to which its components are decoded."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ PAGES = {
 class PseudoInputQuery(LayoutQuery):
     """Parameters of `GET /pseudo-inputs/{k}`."""
 
+    view: Literal["input", "decoded"] | None = Field(
+        None,
+        description="`input`: the learned pseudo-inputs; `decoded`: each component's mean through the decoder, the "
+        "image that the model has learned for it. If left out, the model's card decides (`pseudo_input_view`). Priors "
+        "without pseudo-inputs show their components decoded in either view.",
+    )
     stretch: bool = Field(
         True,
         description="Brighten each image of a PNG until its brightest pixel is white; JSON and NPY give the values.",
@@ -53,7 +59,7 @@ class GalleryQuery(PseudoInputQuery):
 
 @router.get("/pseudo-inputs", operation_id="list_pseudo_inputs", responses=PAGES, response_class=Response)
 async def gallery(request: Request, query: Annotated[GalleryQuery, Query()]) -> Response:
-    """The gallery: the learned pseudo-inputs, or for a prior that has none its components decoded at their means."""
+    """The gallery: the learned pseudo-inputs, or the prior's components decoded at their means."""
     loaded, offset = query.loaded(request), query.offset
     order = np.argsort(-loaded.weights, kind="stable") if query.sort == "weight" else np.arange(loaded.num_components)
     chosen = [int(index) for index in order[offset : offset + query.limit]]
@@ -69,7 +75,7 @@ async def one(
     query: Annotated[PseudoInputQuery, Query()],
     k: Annotated[int, Path(ge=0, description="Number of the pseudo-input.", openapi_examples={"one": {"value": 42}})],
 ) -> Response:
-    """One pseudo-input, or for a prior that has none one component decoded at its mean."""
+    """One pseudo-input, or one component of the prior decoded at its mean."""
     loaded = query.loaded(request)
     return await _show(request, query, loaded, [loaded.component(k)], offset=k)
 
@@ -95,12 +101,14 @@ async def _show(
     if not chosen and layout.format == "png":
         raise PseudoInputNotFound(f"the gallery of {loaded.reference} ends before offset {offset}")
 
+    view = loaded.pseudo_input_view(query.view)
+
     async def compute() -> bytes:
         return await loaded.engine.gallery(
-            chosen, offset=offset, stretch=query.stretch, layout=layout, client=client_of(request)
+            chosen, view=view, offset=offset, stretch=query.stretch, layout=layout, client=client_of(request)
         )
 
-    key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout, query.stretch)))
+    key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, view, layout, query.stretch)))
     etag = etag_of(key)
     if (unchanged := not_modified(request, etag)) is not None:
         return unchanged

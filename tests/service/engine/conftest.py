@@ -79,7 +79,6 @@ class RunningEngine:
             max_rows=message.max_rows,
             seconds_per_row=message.unit_seconds / 512,
             autoregressive=message.autoregressive,
-            has_pseudo_inputs=message.has_pseudo_inputs,
         )
 
     async def sample(self, seed: int, n: int = 1, client: str = "a") -> bytes:

@@ -96,7 +96,9 @@ async def test_galleries_of_one_client_do_not_go_before_another_client(run_engin
         done: list[str] = []
 
         async def gallery() -> None:
-            await running.model.gallery(range(6), offset=0, stretch=False, layout=Layout("npy", 1, 1), client="many")
+            await running.model.gallery(
+                range(6), view="input", offset=0, stretch=False, layout=Layout("npy", 1, 1), client="many"
+            )
             done.append("gallery")
 
         async def sample() -> None:
