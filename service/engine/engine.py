@@ -220,6 +220,10 @@ class Engine:
         """Count it."""
         self._metrics.process_deaths_total.labels(kind).inc()
 
+    def process_restarted(self, kind: str) -> None:
+        """Count it."""
+        self._metrics.process_restarts_total.labels(kind).inc()
+
     def _survivors(self, tasks: Sequence[Task]) -> list[Task]:
         """Count a death for each task; those that were in the hands of two workers that died fail."""
         for task in tasks:

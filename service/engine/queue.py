@@ -231,6 +231,11 @@ class Lane:
         self._speed = speed + (seconds / elapsed - speed) * min(1.0, elapsed / SPEED_SECONDS)
         self._measured = now
 
+    @property
+    def expected_seconds(self) -> float:
+        """Time until all that is here now would be done; 0 before the speed is known."""
+        return max(0.0, self._seconds / self._speed) if self._speed else 0.0
+
     def _expected(self, seconds: float) -> float:
         """Time until a new request with `seconds` of work would be done; 0 before the speed is known.
 

@@ -64,7 +64,7 @@ class Gateway:
         self.access = access or AccessControl()
         self.deadline, self.max_bytes = deadline, max_bytes
         self.handlers = dict(handlers or {})
-        self.series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self.series: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
         self.ids = random.Random()  # noqa: S311  (no secret; and the system's own cost a request its turn at the GIL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,8 +134,8 @@ class Gateway:
 
     def _record(self, scope: Scope, status: int, duration: float, id_: str) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        route = self._route_template(scope)
-        requests, durations = self._series(method, route, status)
+        route, model = self._route_template(scope), scope["state"].get("model", "")
+        requests, durations = self._series(method, route, status, model)
         requests.inc()
         durations.observe(duration)
         fields = {
@@ -146,6 +146,8 @@ class Gateway:
             "request_id": id_,
             "client": peer_of(scope),
         }
+        if model:
+            fields["model"] = model
         access_log.info("%s %s %d", method, route, status, extra={"fields": fields})
 
     def _route_template(self, scope: Scope) -> str:
@@ -158,12 +160,12 @@ class Gateway:
             route = next((route for route in self.routes if route.matches(scope)[0] is not Match.NONE), None)
         return str(getattr(route, "path", None) or "unmatched")
 
-    def _series(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    def _series(self, method: str, route: str, status: int, model: str) -> tuple[Counter, Histogram]:
         """The series of such requests; `labels` looks for each under a lock."""
-        found = self.series.get((method, route, status))
+        found = self.series.get((method, route, status, model))
         if found is None:
-            found = self.series[method, route, status] = (
-                self.metrics.http_requests_total.labels(method, route, str(status)),
-                self.metrics.http_request_duration_seconds.labels(method, route),
+            found = self.series[method, route, status, model] = (
+                self.metrics.http_requests_total.labels(method, route, str(status), model),
+                self.metrics.http_request_duration_seconds.labels(method, route, model),
             )
         return found

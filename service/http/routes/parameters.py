@@ -34,6 +34,7 @@ __all__ = [
     "client_of",
     "random_seed",
     "refuse_body",
+    "resolve_model",
     "service_of",
 ]
 
@@ -54,6 +55,16 @@ class Service:
 def service_of(request: Request) -> Service:
     """The service that a request came to."""
     return cast("Service", request.app.state.service)
+
+
+def resolve_model(request: Request, reference: str | None) -> LoadedModel:
+    """The model of that reference, or the default one; the request's metrics, log line and span then name it.
+
+    Raises `ModelNotFound` or, while it loads, `NotReady`.
+    """
+    loaded = service_of(request).store.resolve(reference)
+    request.scope["state"]["model"] = loaded.engine.reference
+    return loaded
 
 
 def client_of(request: Request) -> str:
@@ -82,7 +93,7 @@ class ModelQuery(QueryModel):
 
     def loaded(self, request: Request) -> LoadedModel:
         """That model. Raises `ModelNotFound` or, while it loads, `NotReady`."""
-        return service_of(request).store.resolve(self.model)
+        return resolve_model(request, self.model)
 
 
 class LayoutQuery(ModelQuery):
