@@ -22,6 +22,7 @@ from service.http.exchange import Exchange
 from service.http.problems import CLIENT_CLOSED_REQUEST, error_response, internal_error, problem_response
 from service.logs import request_id
 from service.metrics import Metrics
+from service.tracing import RequestSpan, Tracer
 
 if TYPE_CHECKING:
     from service.models.store import ModelStore
@@ -46,6 +47,7 @@ class Gateway:
 
     handlers: functions that answer, by method and path
     routes:   of `app`, to name the route of a request that was refused before it reached one
+    tracer:   starts a span for each request
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Gateway:
         max_bytes: int = 2**30,
         handlers: Mapping[tuple[str, str], Handler] | None = None,
         routes: Sequence[BaseRoute] = (),
+        tracer: Tracer | None = None,
     ) -> None:
+        self.tracer = tracer
         self.app, self.metrics, self.store, self.routes = app, metrics, store, routes
         self.access = access or AccessControl()
         self.deadline, self.max_bytes = deadline, max_bytes
@@ -80,6 +84,7 @@ class Gateway:
         token = request_id.set(id_)
         exchange = Exchange(receive, send, deadline=self.deadline, max_bytes=self.max_bytes)
         exchange.headers.append((b"x-request-id", id_.encode()))
+        trace = self.tracer.start(scope, headers) if self.tracer is not None else None
         generation = self.store.enter() if self.store is not None else None
         self.metrics.http_requests_in_progress.inc()
         try:
@@ -90,7 +95,7 @@ class Gateway:
             if self.store is not None:
                 self.store.leave(generation)
             status = CLIENT_CLOSED_REQUEST if exchange.status is None else exchange.status
-            self._record(scope, status, time.perf_counter() - begin, id_)
+            self._record(scope, status, time.perf_counter() - begin, id_, trace)
             request_id.reset(token)
 
     async def _answer(self, scope: Scope, headers: Mapping[bytes, bytes], exchange: Exchange) -> None:
@@ -132,7 +137,7 @@ class Gateway:
         response = await handler(Request(scope, exchange.receive))
         await response(scope, exchange.receive, exchange.send)
 
-    def _record(self, scope: Scope, status: int, duration: float, id_: str) -> None:
+    def _record(self, scope: Scope, status: int, duration: float, id_: str, trace: RequestSpan | None) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route, model = self._route_template(scope), scope["state"].get("model", "")
         requests, durations = self._series(method, route, status, model)
@@ -149,6 +154,8 @@ class Gateway:
         if model:
             fields["model"] = model
         access_log.info("%s %s %d", method, route, status, extra={"fields": fields})
+        if trace is not None:
+            trace.end(method=method, route=route, status=status, model=model, request_id=id_)
 
     def _route_template(self, scope: Scope) -> str:
         """`/models/{name}` of a request to `/models/vamp`, or `unmatched`; a path would be a label without bounds."""

@@ -20,6 +20,7 @@ from service.metrics import Metrics
 from service.models.loaded import LoadedModel
 from service.models.store import ModelStore
 from service.settings import Settings
+from service.tracing import span
 from vampprior.binarization import sample_binary
 
 __all__ = [
@@ -124,7 +125,11 @@ class UploadQuery(ModelQuery):
     async def images(self, request: Request) -> ModelImages:
         """The uploaded images; raises a `Problem` for what cannot be used."""
         shape = self.loaded(request).card.model.image_shape
-        return await service_of(request).uploads.read(request, shape, resize=self.resize, invert=self.invert)
+        with span("decode") as decoding:  # the arrival of the body included
+            images = await service_of(request).uploads.read(request, shape, resize=self.resize, invert=self.invert)
+            if decoding is not None:
+                decoding.set_attribute("vampprior.images", len(images))
+        return images
 
 
 class BinarizeQuery(UploadQuery):
