@@ -148,6 +148,9 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
+        for kind in ("loader", "light", "heavy"):  # a counter that begins at 0, so that the first death is an increase
+            self.process_deaths_total.labels(kind)
+            self.process_restarts_total.labels(kind)
         registry.register(_WorkerCollector(self))
         self.ready = Gauge(
             "vampprior_ready", "1 while the service is ready, as in /health/ready, else 0.", registry=registry

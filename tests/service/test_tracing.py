@@ -249,10 +249,10 @@ def test_nothing_is_imported_and_no_span_exists_without_an_endpoint() -> None:
     assert span("decode") is span("cache")
     with span("decode") as nothing:
         assert nothing is None
-    code = (
+    code = (  # redis imports the SDK by itself if it is installed
         "import sys\nfrom service.http.app import create_app\nfrom service.settings import Settings\n"
         "app = create_app(Settings())\nassert app.entry.tracer is None\n"
-        "print([name for name in sys.modules if re.match('opentelemetry.exporter|torch$', name)])"  # redis imports the SDK if there
+        "print([name for name in sys.modules if re.match('opentelemetry.exporter|torch$', name)])"
     )
     ended = subprocess.run(
         [sys.executable, "-c", f"import re\n{code}"], cwd=ROOT, capture_output=True, text=True, check=True
