@@ -20,7 +20,8 @@ WORKDIR /src
 # headers and tests for those who build C++ against it, 150 MB that nothing here reads.
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*p['dependencies'], *p['optional-dependencies']['service'], sep='\n')" > requirements.txt \
+        extras = p['optional-dependencies']; \
+        print(*p['dependencies'], *extras['service'], *extras['otel'], sep='\n')" > requirements.txt \
     && python -m venv /venv \
     && /venv/bin/python -m pip install --requirement requirements.txt \
     && /venv/bin/python -m pip uninstall --yes pip \

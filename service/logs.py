@@ -14,12 +14,14 @@ from typing import TextIO
 
 import msgspec
 
-__all__ = ["JsonFormatter", "configure_logging", "request_id"]
+__all__ = ["JsonFormatter", "configure_logging", "request_id", "trace_id"]
 
 BATCH_SECONDS = 0.02
 FLUSH_SECONDS = 5.0
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
+trace_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("trace_id", default=None)
+"""The OpenTelemetry trace that the request is part of, 32 hexadecimal digits."""
 
 
 def configure_logging(level: str, *, threads: bool = True) -> None:
@@ -93,7 +95,10 @@ def _second(seconds: int) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """A log record as one line of JSON: time, level, logger, message, the request's id, and the record's `fields`."""
+    """A log record as one line of JSON.
+
+    It has time, level, logger and message, the ids of the request and of its trace, and the record's `fields`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -105,6 +110,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (id_ := request_id.get()) is not None:
             line["request_id"] = id_
+        if (trace := trace_id.get()) is not None:
+            line["trace_id"] = trace
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import platform
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,16 +17,20 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     Histogram,
+    Info,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from service.engine.queue import Task
+    from service.engine.supervisor import WorkerProcess
 
-__all__ = ["Metrics"]
+__all__ = ["LaneLoad", "Metrics"]
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -29,43 +38,58 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the time of birth of every series, which doubles their number
 
 
-class Metrics:
-    """What the service counts.
+class LaneLoad(NamedTuple):
+    """Requests and network rows of a lane that wait or are computed, and the seconds until all are done."""
 
-    Labels are few by construction: `route` is a template such as `/models/{name}`, never a path; `model` is
-    `name@version` of a loaded checkpoint; nothing is labelled by seed, by pseudo-input or by client.
+    requests: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+
+class Metrics:
+    """The metrics of the service.
+
+    The names begin with `vampprior_`, except for those of the Python client library (`process_*`, `python_*`).
+
+    Every label has a small set of values: `route` is a template such as `/models/{name}`, never a path; `model` is
+    `name@version` of a loaded checkpoint, or empty where a request needed none; nothing is labelled by seed, by
+    pseudo-input or by client.
     """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
+        self.workers: Callable[[], Iterable[WorkerProcess]] = tuple
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
         self.http_requests_total = Counter(
-            "http_requests_total", "HTTP requests answered.", ["method", "route", "status"], registry=registry
+            "vampprior_http_requests_total",
+            "HTTP requests answered.",
+            ["method", "route", "status", "model"],
+            registry=registry,
         )
         self.http_request_duration_seconds = Histogram(
-            "http_request_duration_seconds",
+            "vampprior_http_request_duration_seconds",
             "Time from a request's first byte to its answer's last.",
-            ["method", "route"],
+            ["method", "route", "model"],
             buckets=SECONDS,
             registry=registry,
         )
         self.http_requests_in_progress = Gauge(
-            "http_requests_in_progress", "HTTP requests under way.", registry=registry
+            "vampprior_http_requests_in_progress", "HTTP requests under way.", registry=registry
         )
-        self.http_connections = Gauge("http_connections", "Open connections.", registry=registry)
+        self.http_connections = Gauge("vampprior_http_connections", "Open connections.", registry=registry)
         self.http_connections_refused_total = Counter(
-            "http_connections_refused_total",
+            "vampprior_http_connections_refused_total",
             "Connections that were closed by the service, by reason: displaced (idle while too many were open), "
             "too-many, silent (nothing was sent), unread (no answer was taken), or the problem that was answered.",
             ["reason"],
             registry=registry,
         )
         self.http_problems_total = Counter(
-            "http_problems_total",
+            "vampprior_http_problems_total",
             "Errors answered, by the last part of the problem's type; about:blank for those without a type of ours.",
             ["type"],
             registry=registry,
@@ -104,10 +128,40 @@ class Metrics:
         self.queue_rows = Gauge(
             "vampprior_queue_rows", "Network rows waiting or under way in a lane.", ["lane"], registry=registry
         )
+        self.queue_seconds = Gauge(
+            "vampprior_queue_seconds",
+            "Time until all that waits or is under way in a lane is done, by the measured speed; requests that would "
+            "exceed the deadline are refused. 0 until a speed was measured.",
+            ["lane"],
+            registry=registry,
+        )
         self.process_deaths_total = Counter(
             "vampprior_process_deaths_total",
             "Processes of the engine that ended although nobody wanted it to, by lane, or `loader`.",
             ["kind"],
+            registry=registry,
+        )
+        self.process_restarts_total = Counter(
+            "vampprior_process_restarts_total",
+            "Processes of the engine started in the place of one that died, by lane, or `loader`. The workers that a "
+            "new loader forks are not counted.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ("loader", "light", "heavy"):  # a counter that begins at 0, so that the first death is an increase
+            self.process_deaths_total.labels(kind)
+            self.process_restarts_total.labels(kind)
+        registry.register(_WorkerCollector(self))
+        self.ready = Gauge(
+            "vampprior_ready", "1 while the service is ready, as in /health/ready, else 0.", registry=registry
+        )
+        Info("vampprior_build", "Versions of the service, of Python and of PyTorch.", registry=registry).info(
+            {"version": version("vampprior"), "python": platform.python_version(), "torch": version("torch")}
+        )
+        self.model_load_seconds = Gauge(
+            "vampprior_model_load_seconds",
+            "Time that the last loading of a model took, its first computations included.",
+            ["model"],
             registry=registry,
         )
         self.model_ready = Gauge(
@@ -115,7 +169,7 @@ class Metrics:
         )
 
         self.cache_requests_total = Counter(
-            "cache_requests_total",
+            "vampprior_cache_requests_total",
             "Look-ups by outcome: hit, miss, joined (an equal request was in flight), corrupt (Redis held a value that "
             "this service did not write; it is replaced), error (Redis failed; failed stores count here as well) or "
             "skipped (Redis failed a moment ago and is not asked).",
@@ -123,11 +177,15 @@ class Metrics:
             registry=registry,
         )
 
-    def watch_queues(self, sizes: Callable[[], dict[str, tuple[int, int]]]) -> None:
-        """Have the gauges of the queues show requests and rows of each lane."""
-        for lane in sizes():
-            self.queue_requests.labels(lane).set_function(partial(_size, sizes, lane, 0))
-            self.queue_rows.labels(lane).set_function(partial(_size, sizes, lane, 1))
+    def watch_queues(self, loads: Callable[[], dict[str, LaneLoad]]) -> None:
+        """Have the gauges of the queues show the load of each lane."""
+        for lane in loads():
+            for index, gauge in enumerate((self.queue_requests, self.queue_rows, self.queue_seconds)):  # as in LaneLoad
+                gauge.labels(lane).set_function(partial(_load, loads, lane, index))
+
+    def watch_workers(self, workers: Callable[[], Iterable[WorkerProcess]]) -> None:
+        """Have a scrape show the number and the memory of these processes."""
+        self.workers = workers
 
     def observe_batch(self, tasks: Sequence[Task], outcome: str, seconds: float) -> None:
         """Count tasks of one batch that ended alike; `seconds` is what a worker took for it."""
@@ -154,5 +212,55 @@ class Metrics:
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
 
-def _size(sizes: Callable[[], dict[str, tuple[int, int]]], lane: str, index: int) -> float:
-    return sizes()[lane][index]
+def _load(loads: Callable[[], dict[str, LaneLoad]], lane: str, index: int) -> float:
+    return loads()[lane][index]
+
+
+class _WorkerCollector(Collector):
+    """Counts the engine's processes, and reads their memory from /proc at each scrape.
+
+    During a reload there are two sets of processes, which are added up.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without samples, so that registering them asks for no process."""
+        return self._families()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The families with a sample for each lane, and for each process whose memory can be read."""
+        count, memory = self._families()
+        counts: Counts[str] = Counts()
+        resident: Counts[tuple[str, str]] = Counts()
+        for process in self._metrics.workers():
+            counts[process.lane] += process.lane != "loader"
+            if (size := _resident_bytes(process.pid)) is not None:
+                resident[process.lane, str(process.slot)] += size
+        for lane, number in counts.items():
+            if lane != "loader":
+                count.add_metric([lane], number)
+        for labels, size in resident.items():
+            memory.add_metric(labels, size)
+        return count, memory
+
+    @staticmethod
+    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily("vampprior_workers", "Worker processes that are alive, by lane.", labels=["lane"]),
+            GaugeMetricFamily(
+                "vampprior_worker_resident_bytes",
+                "Resident memory of the processes of the engine, by lane, or `loader`. The weights, which they share, "
+                "are counted in each. Only on Linux.",
+                labels=["lane", "worker"],
+            ),
+        )
+
+
+def _resident_bytes(pid: int) -> int | None:
+    """Resident memory of a process; None if it has ended, or on systems without /proc."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None

@@ -19,6 +19,7 @@ from service.images import FORMATS
 from service.models.catalog import StoreError, check_store
 from service.models.mirror import Mirror, is_remote
 from service.threads import start_thread
+from service.tracing import is_installed
 from vampprior.card import CHECKPOINT_NAME
 
 __all__ = ["Settings", "SettingsError", "ignored_variables", "load_settings"]
@@ -262,6 +263,11 @@ class Settings(BaseSettings):
         description="Requests without a valid key that an address may make where keys are set, else 429; empty sets "
         "no limit.",
     )
+    otlp_endpoint: str = Field(
+        default="",
+        description="Address of an OpenTelemetry collector, such as `http://localhost:4318`, that gets a trace of each "
+        "request by OTLP over HTTP; empty traces nothing. Needs the extra `otel`.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line to print."
     )
@@ -411,6 +417,17 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"must be addresses or networks such as 10.0.0.0/8, separated by commas: {error}"
                 ) from None
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_otlp_endpoint(cls, value: str) -> str:
+        if not value:
+            return value
+        if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+            raise ValueError("must be an address such as http://localhost:4318")  # which may carry a password
+        if not is_installed():
+            raise ValueError("needs packages that are not installed: pip install 'vampprior[otel]'")
         return value
 
     @field_validator("root_path")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from service.cache.stores import Corrupt, Skipped, Store, StoreFailed
 from service.errors import NotReady
 from service.metrics import Metrics
+from service.tracing import span
 
 __all__ = ["Cache"]
 
@@ -36,10 +37,10 @@ class Cache:
 
     async def find(self, key: str) -> bytes | None:
         """The store's value; it is not asked for one that is being computed."""
-        if key in self._flights:
-            self._count("joined")
-            return None
-        value, outcome = await self._look_up(key)
+        with span("cache") as look_up:
+            value, outcome = (None, "joined") if key in self._flights else await self._look_up(key)
+            if look_up is not None:
+                look_up.set_attributes({"vampprior.backend": self._store.name, "vampprior.outcome": outcome})
         self._count(outcome)
         return value
 

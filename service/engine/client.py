@@ -28,6 +28,7 @@ from service.engine.protocol import (
     Score,
 )
 from service.engine.queue import Lane, Request, Task
+from service.tracing import record_tasks
 
 if TYPE_CHECKING:
     from service.engine.engine import Engine
@@ -257,7 +258,9 @@ class EngineModel:
         ]
         self.engine.add(request, tasks, first=first)
         try:
-            return [await task.result for task in tasks]
+            results = [await task.result for task in tasks]
+            record_tasks(tasks)
+            return results
         finally:
             # cancelling a coroutine cancels the future that it waits for
             if left := [task for task in tasks if not task.result.done() or task.result.cancelled()]:

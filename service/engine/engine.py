@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 from service.engine.protocol import Batch, Computed, Loaded, Received, Refused
-from service.engine.queue import Lane, Request, Task
+from service.engine.queue import Lane, Request, Task, Timing
 from service.engine.supervisor import Assignment, Supervisor, Worker
 from service.errors import Internal, NotReady
 from service.metrics import Metrics
@@ -193,8 +193,10 @@ class Engine:
             self._fail(tasks, Internal("The service failed to compute the answer; its log has the cause."))
             return
         wanted = [task for task in tasks if not task.result.done()]
+        timing = Timing(now - message.seconds, now - message.render_seconds, now)
         for task, result in zip(tasks, message.results, strict=True):
             task.release(computed=True)
+            task.timing = timing
             if not task.result.done():
                 task.result.set_result(result)
         self._metrics.observe_batch(wanted, "ok", message.seconds)
@@ -219,6 +221,10 @@ class Engine:
     def process_died(self, kind: str) -> None:
         """Count it."""
         self._metrics.process_deaths_total.labels(kind).inc()
+
+    def process_restarted(self, kind: str) -> None:
+        """Count it."""
+        self._metrics.process_restarts_total.labels(kind).inc()
 
     def _survivors(self, tasks: Sequence[Task]) -> list[Task]:
         """Count a death for each task; those that were in the hands of two workers that died fail."""

@@ -8,16 +8,24 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 from service.engine.protocol import Payload
 from service.errors import Overloaded
 
-__all__ = ["Lane", "Request", "Task"]
+__all__ = ["Lane", "Request", "Task", "Timing"]
 
 SPEED_SECONDS = 10.0
 """Memory of the measured speed, from which the expected wait and `Retry-After` follow."""
 MAX_RETRY_SECONDS = 60.0
+
+
+class Timing(NamedTuple):
+    """When a batch began to be computed, when its rendering began, and when it ended, by `time.monotonic`."""
+
+    began: float
+    rendering: float
+    ended: float
 
 
 @dataclass(eq=False, slots=True)
@@ -27,6 +35,7 @@ class Task:
     rows:   rows of the networks that it takes
     key:    tasks of equal key may be computed in one batch
     deaths: workers that ended while they computed it
+    timing: of the batch that it was computed in
     """
 
     request: Request
@@ -38,6 +47,7 @@ class Task:
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None
     deaths: int = 0
+    timing: Timing | None = None
 
     def release(self, *, computed: bool) -> None:
         """Give back its room in the lane; called once, when it has been computed, has failed or was withdrawn."""
@@ -244,6 +254,11 @@ class Lane:
         speed = self._speed or seconds / elapsed
         self._speed = speed + (seconds / elapsed - speed) * min(1.0, elapsed / SPEED_SECONDS)
         self._measured = now
+
+    @property
+    def expected_seconds(self) -> float:
+        """Time until all that is here now would be done; 0 before the speed is known."""
+        return max(0.0, self._seconds / self._speed) if self._speed else 0.0
 
     def _expected(self, seconds: float) -> float:
         """Time until a new request with `seconds` of work would be done; 0 before the speed is known.

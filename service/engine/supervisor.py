@@ -13,8 +13,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -37,7 +38,7 @@ from service.engine.protocol import (
 from service.engine.queue import Task
 from service.threads import start_thread
 
-__all__ = ["Assignment", "Listener", "LoaderStart", "Supervisor", "Worker"]
+__all__ = ["Assignment", "Listener", "LoaderStart", "Supervisor", "Worker", "WorkerProcess"]
 
 NICE = {"light": 0, "heavy": 10}
 SILENT_SECONDS, SILENT_UNITS = 10.0, 20
@@ -114,10 +115,12 @@ class Worker:
     stream:    connection, once it is there
     process:   its number for the system, once it has been forked
     in_flight: batches in its hands by number, in the order in which it computes them
+    slot:      its place among the workers of its lanes, which is free again when it ends
     """
 
     number: int
     lanes: tuple[str, ...]
+    slot: int = 0
     stream: MessageStream | None = None
     process: int | None = None
     started: float = field(default_factory=time.monotonic)
@@ -132,6 +135,18 @@ class Worker:
         """Send a message without waiting; one to a worker that has ended is lost."""
         if self.stream is not None:
             self.stream.send(message)
+
+
+class WorkerProcess(NamedTuple):
+    """A process of the engine that is alive.
+
+    lane: the lane it works for, `light+heavy` for both, or `loader`
+    slot: its place among the workers of the lane
+    """
+
+    lane: str
+    slot: int
+    pid: int
 
 
 class Listener(Protocol):
@@ -154,6 +169,9 @@ class Listener(Protocol):
 
     def process_died(self, kind: str) -> None:
         """A process of this kind, a lane or `loader`, ended although nobody wanted it to."""
+
+    def process_restarted(self, kind: str) -> None:
+        """A process of this kind takes the place of one that died."""
 
 
 class _Loader:
@@ -207,6 +225,8 @@ class Supervisor:
         self.folders, self._device, self._counts, self._listener = list(folders), device, dict(workers), listener
         self.workers: dict[int, Worker] = {}
         self.unit_seconds: dict[str, float] = {}
+        self.load_seconds: dict[str, float] = {}
+        """Time that loading each checkpoint took, its first computations included."""
         self.loaded, self.ready = asyncio.Event(), asyncio.Event()
         """Set once every checkpoint has been loaded or refused for the first time, and once every lane has a worker."""
         self._numbers = 0
@@ -249,6 +269,17 @@ class Supervisor:
         workers = [worker.process for worker in self.workers.values() if worker.process is not None]
         return [*([] if self._loader is None else [self._loader.process.pid]), *workers]
 
+    def worker_processes(self) -> list[WorkerProcess]:
+        """The same processes with their lanes; a loader that has become the only worker is listed as that."""
+        workers = [
+            WorkerProcess("+".join(worker.lanes), worker.slot, worker.process)
+            for worker in self.workers.values()
+            if worker.process is not None
+        ]
+        if self._loader is None or self._loader.process.pid in {worker.pid for worker in workers}:
+            return workers
+        return [WorkerProcess("loader", 0, self._loader.process.pid), *workers]
+
     # The loader.
 
     def _start_loader(self) -> None:
@@ -286,6 +317,7 @@ class Supervisor:
                 loader.loading, loader.loading_since = message, time.monotonic()
             case Loaded():
                 self.unit_seconds[message.reference] = message.unit_seconds
+                self.load_seconds[message.reference] = time.monotonic() - loader.loading_since
                 self._listener.checkpoint_loaded(message)
             case Refused():
                 self._listener.checkpoint_refused(message)
@@ -326,6 +358,7 @@ class Supervisor:
     def _restart(self, loader: _Loader) -> None:
         self._loader = None
         loader.end()
+        self._listener.process_restarted("loader")
         for worker in list(self.workers.values()):
             self._forget(worker, died=not loader.forks)
         if time.monotonic() - loader.started < PAUSE_SECONDS:
@@ -345,7 +378,8 @@ class Supervisor:
         if self._loader is None or self._closed:
             return
         self._numbers += 1
-        worker = Worker(self._numbers, lanes)
+        taken = {worker.slot for worker in self.workers.values() if worker.lanes == lanes}
+        worker = Worker(self._numbers, lanes, next(slot for slot in count() if slot not in taken))
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
@@ -361,6 +395,7 @@ class Supervisor:
     def _fork_again(self, loader: _Loader | None, lanes: tuple[str, ...]) -> None:
         """Have the loader fork a worker, unless another loader has taken its place, which forks all workers."""
         if loader is self._loader:
+            self._listener.process_restarted(lanes[0])
             self._fork(lanes)
 
     async def _connect(self, worker: Worker, connection: socket.socket) -> None:
@@ -394,7 +429,7 @@ class Supervisor:
         if time.monotonic() - worker.started < PAUSE_SECONDS:
             self._run(self._later(self._fork_again, self._loader, worker.lanes))
         else:
-            self._fork(worker.lanes)
+            self._fork_again(self._loader, worker.lanes)
 
     def _forget(self, worker: Worker, *, died: bool) -> None:
         """Have others do what is in the worker's hands."""

@@ -17,6 +17,7 @@ from service.engine.jobs.novelty import decide, locate, measure
 from service.engine.jobs.prototypes import decode, gallery
 from service.engine.jobs.runtime import Runtime
 from service.engine.jobs.scores import combine, refine, score
+from service.engine.jobs.stopwatch import rendering
 from service.engine.protocol import (
     Batch,
     Combine,
@@ -77,6 +78,7 @@ def compute(runtime: Runtime, payloads: Sequence[Payload]) -> list[bytes]:
 
 def _computed(batch: Batch, runtimes: Mapping[str, Runtime]) -> Computed:
     begin = time.perf_counter()
+    rendering.read()
     results: list[bytes] = []
     error = ""
     try:
@@ -87,7 +89,7 @@ def _computed(batch: Batch, runtimes: Mapping[str, Runtime]) -> Computed:
             logging.shutdown()
             os._exit(OUT_OF_MEMORY)
         error = f"{type(failure).__name__}: {failure}"[:1000]
-    return Computed(batch.number, results, error, time.perf_counter() - begin)
+    return Computed(batch.number, results, error, time.perf_counter() - begin, rendering.read())
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -28,6 +28,7 @@ from service.http.uploads import UploadReader
 from service.metrics import Metrics
 from service.models.store import ModelStore
 from service.settings import Settings, ignored_variables
+from service.tracing import Tracer
 
 __all__ = ["Application", "create_app"]
 
@@ -54,6 +55,7 @@ class Application(FastAPI):
 def create_app(settings: Settings) -> Application:
     """A new application, which shares nothing with others in the process."""
     metrics, access = Metrics(), AccessControl.of(settings)
+    tracer = Tracer(settings.otlp_endpoint) if settings.otlp_endpoint else None
     service = Service(
         settings, metrics, ModelStore(settings, metrics), create_cache(settings, metrics), UploadReader(settings)
     )
@@ -71,6 +73,8 @@ def create_app(settings: Settings) -> Application:
         await service.cache.close()
         await access.close()
         await service.store.close(settings.shutdown_seconds)
+        if tracer is not None:
+            await tracer.close()
 
     app = Application(
         title="VampPrior density model service",
@@ -80,7 +84,7 @@ def create_app(settings: Settings) -> Application:
         servers=[{"url": settings.root_path or "/"}],
         root_path_in_servers=False,
         lifespan=lifespan,
-        telemetry={"metrics": False, "logs": False},  # the service has its own
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the service has its own
         docs_url=None,  # `install_documentation` adds a page without a CDN
         redoc_url=None,
         redirect_slashes=False,  # such a redirect would go to whatever host the request names
@@ -103,6 +107,7 @@ def create_app(settings: Settings) -> Application:
         stream_bytes=settings.stream_bytes,
         handlers=handlers_of(routes),
         routes=app.router.routes,
+        tracer=tracer,
     )
     app.entry = _with_cors(gateway, settings.cors_origin_list())
     return app

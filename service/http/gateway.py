@@ -23,6 +23,7 @@ from service.http.problems import CLIENT_CLOSED_REQUEST, error_response, interna
 from service.http.streams import wants_stream
 from service.logs import request_id
 from service.metrics import Metrics
+from service.tracing import RequestSpan, Tracer
 
 if TYPE_CHECKING:
     from service.models.store import ModelStore
@@ -48,6 +49,7 @@ class Gateway:
     max_bytes, stream_bytes: bounds of the body of a request, and of one whose answer is a stream
     handlers: functions that answer, by method and path
     routes:   of `app`, to name the route of a request that was refused before it reached one
+    tracer:   starts a span for each request
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class Gateway:
         stream_bytes: int = 2**30,
         handlers: Mapping[tuple[str, str], Handler] | None = None,
         routes: Sequence[BaseRoute] = (),
+        tracer: Tracer | None = None,
     ) -> None:
+        self.tracer = tracer
         self.app, self.metrics, self.store, self.routes = app, metrics, store, routes
         self.access = access or AccessControl()
         self.deadline, self.max_bytes, self.stream_bytes = deadline, max_bytes, stream_bytes
         self.handlers = dict(handlers or {})
-        self.series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self.series: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
         self.ids = random.Random()  # noqa: S311  (no secret; and the system's own cost a request its turn at the GIL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,6 +89,7 @@ class Gateway:
         exchange = Exchange(receive, send, deadline=self.deadline, max_bytes=max_bytes)
         scope["state"]["exchange"] = exchange
         exchange.headers.append((b"x-request-id", id_.encode()))
+        trace = self.tracer.start(scope, headers) if self.tracer is not None else None
         generation = self.store.enter() if self.store is not None else None
         self.metrics.http_requests_in_progress.inc()
         try:
@@ -95,7 +100,7 @@ class Gateway:
             if self.store is not None:
                 self.store.leave(generation)
             status = CLIENT_CLOSED_REQUEST if exchange.status is None else exchange.status
-            self._record(scope, status, time.perf_counter() - begin, id_)
+            self._record(scope, status, time.perf_counter() - begin, id_, trace)
             request_id.reset(token)
 
     async def _answer(self, scope: Scope, headers: Mapping[bytes, bytes], exchange: Exchange) -> None:
@@ -137,10 +142,10 @@ class Gateway:
         response = await handler(Request(scope, exchange.receive))
         await response(scope, exchange.receive, exchange.send)
 
-    def _record(self, scope: Scope, status: int, duration: float, id_: str) -> None:
+    def _record(self, scope: Scope, status: int, duration: float, id_: str, trace: RequestSpan | None) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        route = self._route_template(scope)
-        requests, durations = self._series(method, route, status)
+        route, model = self._route_template(scope), scope["state"].get("model", "")
+        requests, durations = self._series(method, route, status, model)
         requests.inc()
         durations.observe(duration)
         fields = {
@@ -151,7 +156,11 @@ class Gateway:
             "request_id": id_,
             "client": peer_of(scope),
         }
+        if model:
+            fields["model"] = model
         access_log.info("%s %s %d", method, route, status, extra={"fields": fields})
+        if trace is not None:
+            trace.end(method=method, route=route, status=status, model=model, request_id=id_)
 
     def _route_template(self, scope: Scope) -> str:
         """`/models/{name}` of a request to `/models/vamp`, or `unmatched`; a path would be a label without bounds."""
@@ -163,12 +172,12 @@ class Gateway:
             route = next((route for route in self.routes if route.matches(scope)[0] is not Match.NONE), None)
         return str(getattr(route, "path", None) or "unmatched")
 
-    def _series(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    def _series(self, method: str, route: str, status: int, model: str) -> tuple[Counter, Histogram]:
         """The series of such requests; `labels` looks for each under a lock."""
-        found = self.series.get((method, route, status))
+        found = self.series.get((method, route, status, model))
         if found is None:
-            found = self.series[method, route, status] = (
-                self.metrics.http_requests_total.labels(method, route, str(status)),
-                self.metrics.http_request_duration_seconds.labels(method, route),
+            found = self.series[method, route, status, model] = (
+                self.metrics.http_requests_total.labels(method, route, str(status), model),
+                self.metrics.http_request_duration_seconds.labels(method, route, model),
             )
         return found

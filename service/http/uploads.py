@@ -184,13 +184,14 @@ class UploadReader:
                 work.add_done_callback(lambda _: self._release(hold))
 
     async def windows(
-        self, request: Request, shape: tuple[int, int, int], *, size: int, resize: bool, invert: bool
+        self, request: Request, card: Card, *, size: int, resize: bool, invert: bool
     ) -> AsyncGenerator[ModelImages]:
         """The images of a request, `size` at a time; only the body is held whole. Close the generator in the end.
 
         Raises what `read` raises, when it comes to the image that is wrong.
         """
-        target, content_type = _Target(shape, resize, invert), request.headers.get("content-type", "")
+        target = _Target(card.model.image_shape, card.preparation, resize, invert)
+        content_type = request.headers.get("content-type", "")
         hold, stop = _Hold(self.stream_bytes), threading.Event()
         work: Future[ModelImages | None] | None = None
         try:

@@ -12,8 +12,9 @@ from typing import Any
 
 from service.engine.engine import EngineState
 from service.engine.protocol import reference_of
+from service.engine.supervisor import WorkerProcess
 from service.errors import ModelNotFound, NotReady, Problem, ReloadRefused, ReloadUnderWay, quoted
-from service.metrics import Metrics
+from service.metrics import LaneLoad, Metrics
 from service.models.catalog import StoreError, describe_error, find_names, find_versions, fingerprint
 from service.models.generation import Generation, Refusal, matches
 from service.models.loaded import LoadedModel
@@ -49,7 +50,9 @@ class ModelStore:
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
-        metrics.watch_queues(self._lane_sizes)
+        metrics.watch_queues(self._lane_loads)
+        metrics.watch_workers(self._worker_processes)
+        metrics.ready.set_function(lambda: self.ready)
 
     @property
     def default(self) -> str:
@@ -208,8 +211,11 @@ class ModelStore:
         for model in before.models if before is not None else []:
             if generation.find(model.reference) is None:
                 self._metrics.model_ready.remove(model.reference)
+                self._metrics.model_load_seconds.remove(model.reference)
+        load_seconds = generation.engine.supervisor.load_seconds
         for model in generation.models:
             self._metrics.model_ready.labels(model.reference).set(1)
+            self._metrics.model_load_seconds.labels(model.reference).set(load_seconds[model.reference])
         for refusal in generation.refusals:
             self._metrics.model_ready.labels(refusal.reference).set(0)
 
@@ -331,14 +337,19 @@ class ModelStore:
     def _known(self) -> str:
         return ", ".join(model.reference for model in self.models) or "none"
 
-    def _lane_sizes(self) -> dict[str, tuple[int, int]]:
-        """Requests and rows of each lane, over all generations."""
-        sizes = {"light": (0, 0), "heavy": (0, 0)}
+    def _lane_loads(self) -> dict[str, LaneLoad]:
+        """Load of each lane: requests and rows of all generations, and the seconds of the one that takes longest."""
+        loads = {"light": LaneLoad(), "heavy": LaneLoad()}
         for generation in (self._present, *self._old):
             for name, lane in generation.engine.lanes.items() if generation is not None else ():
-                requests, rows = sizes[name]
-                sizes[name] = requests + lane.requests, rows + lane.rows
-        return sizes
+                requests, rows, seconds = loads[name]
+                loads[name] = LaneLoad(requests + lane.requests, rows + lane.rows, max(seconds, lane.expected_seconds))
+        return loads
+
+    def _worker_processes(self) -> list[WorkerProcess]:
+        """Processes of all generations."""
+        supervisors = [g.engine.supervisor for g in (self._present, *self._old) if g is not None]
+        return [process for supervisor in supervisors for process in supervisor.worker_processes()]
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # in a context of its own, so that log lines do not name the request that began it

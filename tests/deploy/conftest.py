@@ -80,7 +80,13 @@ class DnsAnswer(socketserver.BaseRequestHandler):
         self.request[1].sendto(header + question + b"".join(answers), self.client_address)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def free() -> Callable[[], int]:
+    """Finds a port that is free on 127.0.0.1."""
+    return lambda: free_port("127.0.0.1")
+
+
+@pytest.fixture(scope="session")
 def until() -> Callable[[Callable[[], object]], None]:
     """Waits until a condition holds."""
     return wait_until

@@ -53,9 +53,13 @@ def test_the_example_lists_every_setting_with_its_default() -> None:
         assert EXAMPLE[name] == (inside or from_code), name
 
 
-def test_only_the_proxy_is_published_and_on_this_machine_alone() -> None:
+def test_only_the_proxy_and_the_monitoring_are_published_and_on_this_machine_alone() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"proxy": ["${VAMP_HOST:-127.0.0.1}:${VAMP_PORT:-8000}:8000"]}
+    assert published == {
+        "proxy": ["${VAMP_HOST:-127.0.0.1}:${VAMP_PORT:-8000}:8000"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
     assert default(published["proxy"][0]) == "127.0.0.1:8000:8000"
 
 
@@ -68,6 +72,13 @@ def test_no_container_grows_or_restarts_without_an_end(name: str) -> None:
     assert {"mem_limit", "tmpfs"} <= set(service)
     assert all("size=" in folder for folder in service["tmpfs"])
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+
+
+def test_the_monitoring_starts_only_where_it_is_wanted() -> None:
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {"prometheus": ["monitoring"], "grafana": ["monitoring"]}
+    mounted = [volume.split(":")[0] for name in profiles for volume in SERVICES[name]["volumes"]]
+    assert all((ROOT / folder).is_dir() for folder in mounted if folder.startswith("./"))
 
 
 def test_requests_under_way_have_time_to_end() -> None:

@@ -146,7 +146,7 @@ def test_no_client_notices_that_somebody_overwrote_every_value(
         keys = redis.keys()
         redis.mset(dict.fromkeys(keys, foreign))
         assert [ask(caching, method, path, *pngs) for method, path in CALLS] == [("miss", body) for body in expected]
-        assert caching.metric("cache_requests_total", backend="redis", outcome="corrupt") == len(keys)
+        assert caching.metric("vampprior_cache_requests_total", backend="redis", outcome="corrupt") == len(keys)
         caching.until(lambda: foreign not in redis.mget(keys))
         assert [ask(caching, method, path, *pngs) for method, path in CALLS] == [("hit", body) for body in expected]
 
@@ -157,5 +157,5 @@ def test_no_client_notices_that_redis_has_gone(serve: Any, service: Any, redis_s
         assert [ask(caching, method, path, *pngs)[1] for method, path in CALLS] == expected
         redis_server.kill()
         assert [ask(caching, method, path, *pngs) for method, path in CALLS] == [("miss", body) for body in expected]
-        assert caching.metric("cache_requests_total", backend="redis", outcome="error") >= 1
+        assert caching.metric("vampprior_cache_requests_total", backend="redis", outcome="error") >= 1
         assert caching.client.get("/health/ready").status_code == 200

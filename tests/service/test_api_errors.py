@@ -283,7 +283,7 @@ def test_a_handshake_is_answered_as_a_plain_request(client: httpx.Client, path: 
 def test_problems_are_counted_by_their_type(service: Any) -> None:
     def counted() -> dict[str, float]:
         types = ("bad-parameter", "model-not-found", "not-found", "method-not-allowed", "unsupported-media-type")
-        return {type_: service.metric("http_problems_total", type=type_) for type_ in types}
+        return {type_: service.metric("vampprior_http_problems_total", type=type_) for type_ in types}
 
     before = counted()
     for path in ("/sample?n=0", "/sample?n=0", "/sample?model=none", "/nowhere", "/models", "/encode"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import re
+from importlib.metadata import version
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 
@@ -35,7 +38,7 @@ def test_health(client: httpx.Client, path: str) -> None:
 
 def test_metrics_count_what_was_asked(service: Any, problem: Any, pngs: list[bytes]) -> None:
     def counted(**labels: str) -> float:
-        return float(service.metric("http_requests_total", **labels))
+        return float(service.metric("vampprior_http_requests_total", **labels))
 
     def tasks(operation: str) -> float:
         labels = {"model": "tiny-vamp@2", "operation": operation, "outcome": "ok"}
@@ -48,6 +51,36 @@ def test_metrics_count_what_was_asked(service: Any, problem: Any, pngs: list[byt
     problem(service.client.get("/nowhere/at/all"), 404, "not-found")
     after = counted(route="/loglik", status="200"), counted(route="unmatched"), tasks("draw"), tasks("score")
     assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1, 1, 3]
+
+
+def test_metrics_name_the_model_that_a_request_was_for(service: Any) -> None:
+    def counted(route: str, model: str, status: str) -> list[float]:
+        labels = {"route": route, "model": model}
+        return [
+            service.metric("vampprior_http_requests_total", **labels, status=status),
+            service.metric("vampprior_http_request_duration_seconds_count", **labels),
+        ]
+
+    asked = [
+        ("POST", "/sample?model=tiny-vamp", "/sample", "tiny-vamp@10", "200"),
+        ("POST", "/sample?model=tiny-vamp@1&pseudo_input=99", "/sample", "tiny-vamp@1", "404"),
+        ("GET", "/models/tiny-vamp@2", "/models/{name}", "tiny-vamp@2", "200"),
+        ("GET", "/models/none", "/models/{name}", "", "404"),
+        ("POST", "/sample?model=none", "/sample", "", "404"),
+    ]
+    before = [counted(*labels) for _, _, *labels in asked]
+    for method, target, *_ in asked:
+        service.client.request(method, target)
+    after = [counted(*labels) for _, _, *labels in asked]
+    assert all(new == [old + 1 for old in olds] for new, olds in zip(after, before, strict=True))
+
+
+def test_metrics_show_versions_readiness_and_the_time_of_loading(service: Any) -> None:
+    labels = {"version": version("vampprior"), "python": platform.python_version(), "torch": torch.__version__}
+    assert service.metric("vampprior_build_info", **labels) == 1
+    assert service.metric("vampprior_ready") == 1
+    assert 0 < service.metric("vampprior_model_load_seconds", model="tiny-vamp@10") < 60
+    assert service.metric("vampprior_model_load_seconds", model="damaged@1") == 0  # it has none
 
 
 def test_metrics_have_few_labels(client: httpx.Client) -> None:
@@ -63,4 +96,4 @@ def test_metrics_have_few_labels(client: httpx.Client) -> None:
         for sample in family.samples
         if "model" in sample.labels
     }
-    assert models == {"tiny-vamp@1", "tiny-vamp@2", "tiny-vamp@10", "tiny-normal@1", "tiny-colour@1", "damaged@1"}
+    assert models == {"", "tiny-vamp@1", "tiny-vamp@2", "tiny-vamp@10", "tiny-normal@1", "tiny-colour@1", "damaged@1"}

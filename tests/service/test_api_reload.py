@@ -204,7 +204,9 @@ def test_a_reload_goes_on_when_its_client_leaves(
     with reloading.connect() as connection:
         connection.sendall(head.encode())
         reloading.until(lambda: reloading.client.get("/models").json()["loading"])
-    reloading.until(lambda: reloading.metric("http_requests_total", route="/models/reload", status="499") == 1)
+    reloading.until(
+        lambda: reloading.metric("vampprior_http_requests_total", route="/models/reload", status="499") == 1
+    )
     gate.set()
     reloading.until(lambda: version(reloading) == "2")
 

@@ -75,7 +75,7 @@ def redis_cache(url: str, timeout: float = LONG, secret: str = "") -> tuple[Cach
 
 def count(metrics: Metrics, outcome: str, backend: str = "redis") -> float:
     labels = {"backend": backend, "outcome": outcome}
-    return metrics.registry.get_sample_value("cache_requests_total", labels) or 0
+    return metrics.registry.get_sample_value("vampprior_cache_requests_total", labels) or 0
 
 
 # keys

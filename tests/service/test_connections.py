@@ -73,11 +73,11 @@ def assert_problem(answer: bytes, status: int, slug: str) -> None:
 
 
 def refused(service: Any, reason: str) -> float:
-    return float(service.metric("http_connections_refused_total", reason=reason))
+    return float(service.metric("vampprior_http_connections_refused_total", reason=reason))
 
 
 def answered(service: Any, route: str) -> float:
-    return float(service.metric("http_requests_total", route=route))
+    return float(service.metric("vampprior_http_requests_total", route=route))
 
 
 def test_headers_of_the_limit_pass_and_longer_ones_are_431(patient: Any) -> None:
@@ -328,7 +328,7 @@ def test_a_hang_up_stops_the_request_that_others_wait_for(serve: Any, pngs: list
             service.until(lambda: service.queued() > 0)
         service.until(lambda: service.queued() == 0)
         assert service.metric("vampprior_tasks_total", operation="combine", outcome="ok") == 0
-        assert service.metric("http_problems_total", type="internal") == 0
+        assert service.metric("vampprior_http_problems_total", type="internal") == 0
 
 
 def test_a_flood_of_idle_connections_leaves_health_checks_time_to_ask(serve: Any, pngs: list[bytes]) -> None:

@@ -129,8 +129,8 @@ async def test_half_an_answer_is_not_finished_by_an_error() -> None:
 
 
 def counted(metrics: Metrics, method: str, route: str, status: str) -> float | None:
-    labels = {"method": method, "route": route, "status": status}
-    return metrics.registry.get_sample_value("http_requests_total", labels)
+    labels = {"method": method, "route": route, "status": status, "model": ""}
+    return metrics.registry.get_sample_value("vampprior_http_requests_total", labels)
 
 
 async def test_requests_are_counted_by_route_template() -> None:
@@ -155,8 +155,8 @@ async def test_requests_are_counted_by_route_template() -> None:
     assert counted(metrics, "GET", "unmatched", "404") == 2
     assert counted(metrics, "GET", "/sample", "405") == 1
     assert counted(metrics, "other", "/sample", "405") == 1
-    duration = {"method": "GET", "route": "/models/{name}/{k}"}
-    assert metrics.registry.get_sample_value("http_request_duration_seconds_count", duration) == 4
+    duration = {"method": "GET", "route": "/models/{name}/{k}", "model": ""}
+    assert metrics.registry.get_sample_value("vampprior_http_request_duration_seconds_count", duration) == 4
 
 
 async def test_a_client_that_leaves_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
@@ -197,11 +197,11 @@ async def test_requests_under_way_are_counted() -> None:
 
     @app.get("/progress")
     async def progress() -> float | None:
-        return metrics.registry.get_sample_value("http_requests_in_progress")
+        return metrics.registry.get_sample_value("vampprior_http_requests_in_progress")
 
     async with client_of(app) as client:
         assert (await client.get("/progress")).json() == 1
-    assert metrics.registry.get_sample_value("http_requests_in_progress") == 0
+    assert metrics.registry.get_sample_value("vampprior_http_requests_in_progress") == 0
 
 
 # access control

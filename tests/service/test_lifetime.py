@@ -45,14 +45,14 @@ def test_a_job_is_dropped_from_the_queue_when_its_client_hangs_up(patient: Any, 
     with patient.hold():
         with patient.send("/encode?top=7", pngs[0]):
             patient.until(lambda: patient.queued() == 1)
-        patient.until(lambda: patient.metric("http_requests_total", route="/encode", status="499") >= 1)
+        patient.until(lambda: patient.metric("vampprior_http_requests_total", route="/encode", status="499") >= 1)
     patient.until(lambda: idle(patient))
     assert cancelled(patient) == before + 1
 
 
 def test_an_upload_is_dropped_when_its_client_hangs_up(patient: Any) -> None:
     def under_way() -> float:
-        return float(patient.metric("http_requests_in_progress")) - 1  # the one that asks
+        return float(patient.metric("vampprior_http_requests_in_progress")) - 1  # the one that asks
 
     with patient.send("/encode", b"\x89PNG", length=1000):
         patient.until(lambda: under_way() == 1)
@@ -66,16 +66,16 @@ def test_an_upload_is_dropped_when_its_client_hangs_up(patient: Any) -> None:
 def test_one_that_leaves_does_not_disturb_another_with_the_same_request(
     patient: Any, client: httpx.Client, pngs: list[bytes], path: str, uploads: bool, leaver: int
 ) -> None:
-    path, before = path.format(leaver), patient.metric("cache_requests_total", outcome="joined")
+    path, before = path.format(leaver), patient.metric("vampprior_cache_requests_total", outcome="joined")
     body = pngs[0] if uploads else b""
     with patient.hold():
         connections = [patient.send(path, body)]
         patient.until(lambda: patient.queued() == 1)
         connections.append(patient.send(path, body))
-        patient.until(lambda: patient.metric("cache_requests_total", outcome="joined") == before + 1)
-        left = patient.metric("http_requests_total", status="499")
+        patient.until(lambda: patient.metric("vampprior_cache_requests_total", outcome="joined") == before + 1)
+        left = patient.metric("vampprior_http_requests_total", status="499")
         connections.pop(leaver).close()
-        patient.until(lambda: patient.metric("http_requests_total", status="499") == left + 1)
+        patient.until(lambda: patient.metric("vampprior_http_requests_total", status="499") == left + 1)
     with connections[0] as stayed:
         answer = httpx_answer(stayed)
     assert answer == client.post(path, content=body, headers={"Content-Type": "image/png"}).content
@@ -122,7 +122,7 @@ def test_light_requests_pass_a_score_without_an_end(patient: Any, pngs: list[byt
 
 def test_a_client_that_closes_after_its_answer_has_not_hung_up(patient: Any) -> None:
     def outcomes() -> tuple[float, float]:
-        return cancelled(patient), patient.metric("http_requests_total", status="499")
+        return cancelled(patient), patient.metric("vampprior_http_requests_total", status="499")
 
     before = outcomes()
     with ThreadPoolExecutor(8) as pool:

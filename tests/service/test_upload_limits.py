@@ -231,9 +231,9 @@ def test_a_hang_up_stops_decoding(bounded: Any, uploads: UploadReader, monkeypat
     )
     try:
         assert leaving.reached.wait(60)
-        before = bounded.metric("http_requests_total", route="/encode", status="499")
+        before = bounded.metric("vampprior_http_requests_total", route="/encode", status="499")
         connection.close()
-        bounded.until(lambda: bounded.metric("http_requests_total", route="/encode", status="499") > before)
+        bounded.until(lambda: bounded.metric("vampprior_http_requests_total", route="/encode", status="499") > before)
     finally:
         leaving.go_on.set()
     bounded.until(lambda: uploads.body_bytes.used == 0)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.engine.jobs.runtime import Array, Runtime, decimals, padded
+from service.engine.jobs.stopwatch import rendering
 from service.engine.jobs.streams import COMPONENTS, normal_rows, stream, uniform_rows
 from service.engine.protocol import Draw, Layout, Reconstruct, Render
 from service.images import render
@@ -94,8 +95,9 @@ def _rendered(runtime: Runtime, images: Tensor, payloads: Sequence[Draw | Recons
 
 def image_body(runtime: Runtime, images: Array, layout: Layout, seed: int | None = None) -> bytes:
     """Images (N, C, H, W) as a body, with the model and the seed beside them in JSON."""
-    if layout.format != "json":
-        return render(images, layout.format, columns=layout.columns, scale=layout.scale)
-    names = {"model": runtime.card.name, "model_version": runtime.card.version}
-    content = {"seed": seed, "shape": list(images.shape), "images": decimals(images).tolist()}
-    return msgspec.json.encode(names | content)
+    with rendering:
+        if layout.format != "json":
+            return render(images, layout.format, columns=layout.columns, scale=layout.scale)
+        names = {"model": runtime.card.name, "model_version": runtime.card.version}
+        content = {"seed": seed, "shape": list(images.shape), "images": decimals(images).tolist()}
+        return msgspec.json.encode(names | content)

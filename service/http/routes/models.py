@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from service.errors import Forbidden, ReloadRefused, ReloadUnderWay
 from service.http.problems import PROBLEM_RESPONSES, problem_responses
-from service.http.routes.parameters import refuse_body, service_of
+from service.http.routes.parameters import refuse_body, resolve_model, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import CardAnswer, ModelList, ModelSummary
 from service.http.validators import REVALIDATE, etag_of, not_modified
@@ -58,7 +58,7 @@ async def reload(request: Request) -> ModelList:
 @router.get("/models/{name}", operation_id="get_model", response_model=CardAnswer)
 async def model(request: Request, name: Name) -> Response:
     """The card of a model, `name` or `name@version`: network, data, training, test metrics."""
-    return _conditional(request, service_of(request).store.resolve(name).card.to_dict())
+    return _conditional(request, resolve_model(request, name).card.to_dict())
 
 
 def _conditional(request: Request, content: object) -> Response:

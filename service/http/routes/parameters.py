@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.models.loaded import LoadedModel
 from service.models.store import ModelStore
 from service.settings import Settings
+from service.tracing import span
 from vampprior.binarization import sample_binary
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "client_of",
     "random_seed",
     "refuse_body",
+    "resolve_model",
     "service_of",
 ]
 
@@ -56,6 +58,16 @@ class Service:
 def service_of(request: Request) -> Service:
     """The service that a request came to."""
     return cast("Service", request.app.state.service)
+
+
+def resolve_model(request: Request, reference: str | None) -> LoadedModel:
+    """The model of that reference, or the default one; the request's metrics, log line and span then name it.
+
+    Raises `ModelNotFound` or, while it loads, `NotReady`.
+    """
+    loaded = service_of(request).store.resolve(reference)
+    request.scope["state"]["model"] = loaded.engine.reference
+    return loaded
 
 
 def client_of(request: Request) -> str:
@@ -84,7 +96,7 @@ class ModelQuery(QueryModel):
 
     def loaded(self, request: Request) -> LoadedModel:
         """That model. Raises `ModelNotFound` or, while it loads, `NotReady`."""
-        return service_of(request).store.resolve(self.model)
+        return resolve_model(request, self.model)
 
 
 class LayoutQuery(ModelQuery):
@@ -119,7 +131,11 @@ class UploadQuery(ModelQuery):
     async def images(self, request: Request) -> ModelImages:
         """The uploaded images; raises a `Problem` for what cannot be used."""
         card = self.loaded(request).card
-        return await service_of(request).uploads.read(request, card, resize=self.resize, invert=self.invert)
+        with span("decode") as decoding:  # the arrival of the body included
+            images = await service_of(request).uploads.read(request, card, resize=self.resize, invert=self.invert)
+            if decoding is not None:
+                decoding.set_attribute("vampprior.images", len(images))
+        return images
 
 
 class BinarizeQuery(UploadQuery):
@@ -138,9 +154,9 @@ class BinarizeQuery(UploadQuery):
 
     async def windows(self, request: Request, size: int) -> AsyncGenerator[ModelImages]:
         """The uploaded images, `size` at a time; raises a `Problem` when it comes to what cannot be used."""
-        shape = self.loaded(request).card.model.image_shape
+        card = self.loaded(request).card
         uploads = service_of(request).uploads
-        parts = uploads.windows(request, shape, size=size, resize=self.resize, invert=self.invert)
+        parts = uploads.windows(request, card, size=size, resize=self.resize, invert=self.invert)
         async with aclosing(parts):
             async for images in parts:
                 yield self._binarized(request, images)
