@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["RequestSpan", "Tracer", "is_installed", "record_tasks", "span"]
 
 EXPORTER = "opentelemetry.exporter.otlp.proto.http"
-UNTRACED = ("/health/", "/metrics")
+UNTRACED = ("/health/", "/v2/health/", "/metrics")
 """Beginnings of paths that are asked for every few seconds."""
 MAX_ATTRIBUTE_LENGTH = 512
+MAX_CHILDREN = 256
+"""Children of a request's span; the further work of a long stream has none."""
 CLOSE_SECONDS = 2.0
 """Time to export the last spans when the service stops; a collector that does not answer must not delay the stop."""
 
@@ -49,13 +51,13 @@ def is_installed() -> bool:
 def span(name: str) -> AbstractContextManager[Span | None]:
     """A child of the present request's span that lasts as long as the `with` block; None if the request has no span."""
     request = _request.get()
-    return _OFF if request is None else _Child(request, name)
+    return _OFF if request is None or request.full else _Child(request, name)
 
 
 def record_tasks(tasks: Sequence[Task]) -> None:
     """Record how tasks of the present request, which have been computed, waited, were computed and were rendered."""
     request = _request.get()
-    if request is not None:
+    if request is not None and not request.full:
         request.record(tasks)
 
 
@@ -110,6 +112,7 @@ class RequestSpan:
 
     def __init__(self, tracer: Tracer, started: Span) -> None:
         self._tracer, self._span = tracer, started
+        self._children = 0
         self._context = tracer.api.set_span_in_context(started)
         self._id_token = trace_id.set(f"{started.get_span_context().trace_id:032x}")
         self._token = _request.set(self if started.is_recording() else None)
@@ -133,8 +136,14 @@ class RequestSpan:
         trace_id.reset(self._id_token)
         _request.reset(self._token)
 
+    @property
+    def full(self) -> bool:
+        """True if it has as many children as it may have."""
+        return self._children >= MAX_CHILDREN
+
     def child(self, name: str, start: float | None = None) -> Span:
         """A child that began at `start`, of `time.monotonic`, or begins now."""
+        self._children += 1
         return self._tracer.tracer.start_span(name, self._context, start_time=_nanoseconds(start))
 
     def record(self, tasks: Sequence[Task]) -> None:

@@ -65,6 +65,7 @@ def test_metrics_name_the_model_that_a_request_was_for(service: Any) -> None:
         ("POST", "/sample?model=tiny-vamp", "/sample", "tiny-vamp@10", "200"),
         ("POST", "/sample?model=tiny-vamp@1&pseudo_input=99", "/sample", "tiny-vamp@1", "404"),
         ("GET", "/models/tiny-vamp@2", "/models/{name}", "tiny-vamp@2", "200"),
+        ("GET", "/v2/models/tiny-vamp", "/v2/models/{model_name}", "tiny-vamp@10", "200"),
         ("GET", "/models/none", "/models/{name}", "", "404"),
         ("POST", "/sample?model=none", "/sample", "", "404"),
     ]

@@ -108,7 +108,7 @@ def test_many_images_go_in_several_requests_and_come_in_order(service: Any) -> N
     images = np.random.default_rng(1).integers(0, 2, (23, 1, 8, 8)).astype(np.float32)
 
     def requests() -> float:
-        return service.metric("http_requests_total", route="/novelty")
+        return service.metric("vampprior_http_requests_total", route="/novelty")
 
     with Client(service.url) as client:
         expected = [result.score for result in client.novelty(images)]

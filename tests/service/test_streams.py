@@ -254,7 +254,7 @@ def test_it_stops_when_the_client_leaves(serve: Any, path: str) -> None:
             received += connection.recv(1000)
         connection.close()
         service.until(lambda: service.queued() == 0)
-        service.until(lambda: service.metric("http_requests_in_progress") == 1)  # that of the metrics
+        service.until(lambda: service.metric("vampprior_http_requests_in_progress") == 1)  # that of the metrics
         before = computed(service)
         assert 0 < before < 5000 * (2000 if "loglik" in path else 16)
         assert service.client.post("/novelty", files=files_of(images[:1])).status_code == 200

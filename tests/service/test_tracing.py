@@ -172,7 +172,7 @@ def test_what_is_asked_all_the_time_and_what_the_caller_does_not_sample_has_no_s
     def unsampled() -> httpx.Response:
         return traced.client.post("/sample", headers=traceparent(flags="00"))
 
-    paths = ["/health/live", "/health/ready", "/metrics"]
+    paths = ["/v2/health/live", "/health/ready", "/metrics"]
     root, _ = traced.of_request(
         *(lambda path=path: traced.client.get(path) for path in paths), unsampled, lambda: traced.client.get("/models")
     )
@@ -186,6 +186,17 @@ def test_a_bad_traceparent_begins_a_trace(traced: Traced, value: str) -> None:
     root, _ = traced.of_request(lambda: traced.client.get("/models", headers=headers))
     assert root.parent is None
     assert root.context.trace_id != 0
+
+
+def test_a_long_stream_has_a_bounded_number_of_spans(
+    traced: Traced, pngs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.tracing.MAX_CHILDREN", 20)
+    files, headers = [("file", png) for png in pngs * 8], {"Accept": "application/x-ndjson"}
+    _, children = traced.of_request(
+        lambda: traced.client.post("/loglik?num_samples=5&seed=9", files=files, headers=headers)
+    )
+    assert 20 <= len(children) <= 22  # the last tasks have a few spans at once
 
 
 class Collector(ThreadingHTTPServer):

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
 
 from service.errors import BadRequest, UnsupportedMediaType, quoted
-from service.http.routes.parameters import client_of, service_of
+from service.http.routes.parameters import client_of, resolve_model, service_of
 from service.http.routes.query import QueryRoute
 from service.http.routes.v2.outputs import PARAMETERS, Computation, outputs_of
 from service.http.routes.v2.schemas import (
@@ -49,13 +49,13 @@ async def infer(request: Request, model_name: ModelName) -> Response:
 
     Without `outputs` the answer has all that the model gives for its images, or samples if there are none.
     """
-    return await _infer(request, service_of(request).store.resolve(model_name))
+    return await _infer(request, resolve_model(request, model_name))
 
 
 @router.post("/v2/models/{model_name}/versions/{model_version}/infer", operation_id="infer_version", **DESCRIPTION)
 async def infer_version(request: Request, model_name: ModelName, model_version: ModelVersion) -> Response:
     """Compute the outputs that are named with this version of the model."""
-    return await _infer(request, service_of(request).store.resolve(f"{model_name}@{model_version}"))
+    return await _infer(request, resolve_model(request, f"{model_name}@{model_version}"))
 
 
 async def _infer(request: Request, loaded: LoadedModel) -> Response:

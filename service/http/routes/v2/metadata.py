@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Request
 
 from service.errors import NotReady
-from service.http.routes.parameters import service_of
+from service.http.routes.parameters import resolve_model, service_of
 from service.http.routes.query import QueryRoute
 from service.http.routes.v2.outputs import outputs_of
 from service.http.routes.v2.schemas import (
@@ -53,26 +53,26 @@ async def ready(request: Request) -> ServerReady:
 @router.get("/v2/models/{model_name}", operation_id="model_metadata")
 async def metadata(request: Request, model_name: ModelName) -> ModelMetadata:
     """Versions, input and outputs of a model."""
-    return _metadata(request, service_of(request).store.resolve(model_name))
+    return _metadata(request, resolve_model(request, model_name))
 
 
 @router.get("/v2/models/{model_name}/versions/{model_version}", operation_id="version_metadata")
 async def version_metadata(request: Request, model_name: ModelName, model_version: ModelVersion) -> ModelMetadata:
     """Input and outputs of this version of a model."""
-    return _metadata(request, service_of(request).store.resolve(f"{model_name}@{model_version}"))
+    return _metadata(request, resolve_model(request, f"{model_name}@{model_version}"))
 
 
 @router.get("/v2/models/{model_name}/ready", operation_id="model_ready")
 async def model_ready(request: Request, model_name: ModelName) -> ModelReady:
     """200 if the model answers."""
-    loaded = service_of(request).store.resolve(model_name)
+    loaded = resolve_model(request, model_name)
     return ModelReady(name=loaded.card.name, ready=True)
 
 
 @router.get("/v2/models/{model_name}/versions/{model_version}/ready", operation_id="version_ready")
 async def version_ready(request: Request, model_name: ModelName, model_version: ModelVersion) -> ModelReady:
     """200 if this version of the model answers."""
-    loaded = service_of(request).store.resolve(f"{model_name}@{model_version}")
+    loaded = resolve_model(request, f"{model_name}@{model_version}")
     return ModelReady(name=loaded.card.name, ready=True)
 
 
