@@ -72,6 +72,12 @@ class LoadedModel:
         """Components K of the prior."""
         return len(self.weights)
 
+    @property
+    def latent_dims(self) -> dict[str, int]:
+        """Units of each stochastic layer, top first."""
+        config = self.card.model
+        return {"z1": config.z1_dim} if config.model == "vae" else {"z2": config.z2_dim, "z1": config.z1_dim}
+
     def component(self, number: int) -> int:
         """The number of a prior component; raises `PseudoInputNotFound` if there is none of that number."""
         if not 0 <= number < self.num_components:

@@ -27,7 +27,7 @@ def _gallery_body(runtime: Runtime, payload: Gallery) -> bytes:
     if layout.format != "json":
         return render(images, layout.format, columns=layout.columns, scale=layout.scale)
     names = {"model": runtime.card.name, "model_version": runtime.card.version}
-    decoded = runtime.model.prior.pseudo_inputs is None
+    decoded = bool(payload.decoded) or runtime.model.prior.pseudo_inputs is None
     page = {
         "total": len(runtime.weights),
         "offset": payload.offset,
@@ -43,7 +43,7 @@ def _gallery_body(runtime: Runtime, payload: Gallery) -> bytes:
 def _prototypes(runtime: Runtime, payload: Gallery) -> Array:
     """Pseudo-inputs, or component means that were decoded before, (n, C, H, W)."""
     inputs = runtime.model.prior.pseudo_inputs
-    if inputs is None or not payload.components:
+    if inputs is None or payload.decoded or not payload.components:
         return np.frombuffer(b"".join(payload.decoded), np.float32).reshape(-1, *runtime.image_shape)
     return inputs[runtime.tensor(np.array(payload.components, np.int64))].cpu().numpy()
 

@@ -49,6 +49,11 @@ class GalleryQuery(PseudoInputQuery):
     sort: Literal["index", "weight"] = Field(
         "index", description="By number, or the greatest weight in the prior first."
     )
+    view: Literal["inputs", "decoded"] = Field(
+        "inputs",
+        description="`inputs`: the pseudo-inputs themselves; `decoded`: the means of their components, decoded. "
+        "A prior without pseudo-inputs has its components decoded in either case.",
+    )
 
 
 @router.get("/pseudo-inputs", operation_id="list_pseudo_inputs", responses=PAGES, response_class=Response)
@@ -57,7 +62,7 @@ async def gallery(request: Request, query: Annotated[GalleryQuery, Query()]) -> 
     loaded, offset = query.loaded(request), query.offset
     order = np.argsort(-loaded.weights, kind="stable") if query.sort == "weight" else np.arange(loaded.num_components)
     chosen = [int(index) for index in order[offset : offset + query.limit]]
-    response = await _show(request, query, loaded, chosen, offset)
+    response = await _show(request, query, loaded, chosen, offset, decoded=query.view == "decoded")
     if links := _links(request, offset, query.limit, loaded.num_components):
         response.headers["Link"] = links
     return response
@@ -89,7 +94,13 @@ def _links(request: Request, offset: int, limit: int, total: int) -> str:
 
 
 async def _show(
-    request: Request, query: PseudoInputQuery, loaded: LoadedModel, chosen: Sequence[int], offset: int
+    request: Request,
+    query: PseudoInputQuery,
+    loaded: LoadedModel,
+    chosen: Sequence[int],
+    offset: int,
+    *,
+    decoded: bool = False,
 ) -> Response:
     layout = query.layout(request, len(chosen))
     if not chosen and layout.format == "png":
@@ -97,10 +108,10 @@ async def _show(
 
     async def compute() -> bytes:
         return await loaded.engine.gallery(
-            chosen, offset=offset, stretch=query.stretch, layout=layout, client=client_of(request)
+            chosen, decoded=decoded, offset=offset, stretch=query.stretch, layout=layout, client=client_of(request)
         )
 
-    key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout, query.stretch)))
+    key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, layout, query.stretch, decoded)))
     etag = etag_of(key)
     if (unchanged := not_modified(request, etag)) is not None:
         return unchanged
