@@ -110,8 +110,6 @@ export class Editor {
       last = place(event);
       this.#line(last, last);
       this.onchange(false);
-      event.preventDefault();
-      this.canvas.focus({ preventScroll: true });
       this.mark.hidden = true;
     });
     this.canvas.addEventListener("pointermove", (event) => {

@@ -5,7 +5,7 @@ import { h, s, slider } from "./dom.js";
 import { report } from "./figures.js";
 import { reference, models } from "./state.js";
 
-const BINS = 56, WIDTH = 560, HEIGHT = 132, GROUND = 108;
+const BINS = 48, WIDTH = 380, HEIGHT = 132, GROUND = 108;
 
 export class Histogram {
   constructor() {

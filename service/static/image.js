@@ -38,18 +38,20 @@ export function imageView(root) {
   const call = (path, query = {}) => () => ({
     method: "POST", path, query: { model: modelQuery(), scale: 8, ...query }, files: 1, output: "answer.png",
   });
-  const seen = picture("What the model sees", { call: call("novelty/heatmap"), image: upload, extra: heatToggle });
+  const seen = picture("Input", { call: call("novelty/heatmap"), image: upload, extra: heatToggle });
   const reconstruction = picture("Reconstruction", { call: call("reconstruct"), image: upload });
   const contrast = picture("Closest prototypes", { call: call("novelty/heatmap", { view: "prototypes" }), image: upload });
+  const explained = h("div", { className: "thumbs" });
   const headline = h("h2", { className: "verdict" }, "Draw something");
   const pValue = h("p", { className: "p-value" });
   const sentence = h("p", { className: "sentence" }, "or drop, paste or pick an image. Every stroke is answered.");
   const honest = h("p", { className: "note" });
   const verdict = h("section", { className: "panel verdict-panel", "aria-label": "Novelty" },
-    h("div", { className: "panel-head" }, headline, codeButton("novelty", () => ({
-      method: "POST", path: "novelty", query: { model: modelQuery() }, files: 1 }), upload)),
-    pValue, sentence);
-  const explained = h("div", { className: "thumbs" });
+    h("div", { className: "stack grow" },
+      h("div", { className: "panel-head" }, headline, codeButton("novelty", () => ({
+        method: "POST", path: "novelty", query: { model: modelQuery() }, files: 1 }), upload)),
+      pValue, sentence),
+    h("div", { className: "explained" }, h("h3", null, "Explained best by prototypes"), explained));
   const trouble = h("div");
   const likelihood = new Likelihood(upload);
   likelihood.element.append(honest);
@@ -89,8 +91,6 @@ export function imageView(root) {
     remark, h("p", { className: "note drop-note" }, "Drop or paste an image anywhere. It is sent to this service only, and stored nowhere."));
   const right = h("div", { className: "answers" }, trouble, verdict,
     h("div", { className: "pictures" }, seen.element, reconstruction.element, contrast.element),
-    h("section", { className: "panel", "aria-label": "Prototypes that explain it" },
-      h("h3", null, "Prototypes that explain it best"), explained),
     h("div", { className: "pair" }, histogram.element, likelihood.element));
   root.replaceChildren(h("div", { className: "image-view" }, left, right));
 
@@ -100,7 +100,7 @@ export function imageView(root) {
     editor.load(kept);
   } else {
     mine.canvas = null;
-    explained.append(h("p", { className: "note" }, "They appear with the first stroke."));
+    explained.append(...Array.from({ length: 3 }, () => h("span", { className: "thumb-space" })));
   }
 
   const drop = (event) => { event.preventDefault(); root.classList.remove("dropping"); take(event.dataTransfer.files[0]); };

@@ -121,7 +121,7 @@ export function interpolateView(root) {
 
   const units = new Units(() => ends[0], unitRequests);
   root.replaceChildren(h("div", { className: "interpolate-view" },
-    h("section", { className: "ends", "aria-label": "Ends of the path" }, ends.map((end) => end.element)),
+    ends[0].element,
     h("section", { className: "panel", "aria-label": "Path" }, trouble,
       h("div", { className: "path-top" }, frame.element,
         h("div", { className: "stack grow" },
@@ -133,6 +133,7 @@ export function interpolateView(root) {
         h("button", { type: "button", onclick: () => download("path.webp", { animate: "webp", scale: 8 }) }, "WebP"),
         h("button", { type: "button", onclick: () => download("path.apng", { animate: "apng", scale: 8 }) }, "Animated PNG"),
         h("button", { type: "button", onclick: () => download("path.npy", { format: "npy" }) }, "NPY"))),
+    ends[1].element,
     units.element));
   load();
   return () => { play(false); latest.cancel(); unitRequests.cancel(); };
@@ -155,7 +156,7 @@ class End {
         onchange();
       },
     });
-    this.element = h("div", { className: "panel end" }, this.preview.element, h("div", { className: "stack" }, this.field.element,
+    this.element = h("section", { className: "panel end", "aria-label": name }, this.preview.element, h("div", { className: "stack" }, this.field.element,
       h("button", { type: "button", disabled: !mine.canvas, onclick: () => { this.take(mine.canvas); onchange(); } }, "My image"),
       h("button", { type: "button", onclick: () => picker.click() }, "File…"), picker));
     this.choose(number);
@@ -215,7 +216,7 @@ class Units {
     this.place.replaceChildren(...narrow.map(([, unit]) => {
       const middle = mean[unit];
       return slider(`Unit ${unit}`, {
-        min: (middle - 4).toFixed(2), max: (middle + 4).toFixed(2), step: 0.1, value: middle.toFixed(2), format: (value) => value.toFixed(1),
+        min: (middle - 4).toFixed(2), max: (middle + 4).toFixed(2), step: 0.1, value: Number(middle.toFixed(2)), format: (value) => value.toFixed(1),
         oninput: (value) => { this.values[name][unit] = value; this.decode(); },
       }).element;
     }));

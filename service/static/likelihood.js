@@ -1,6 +1,6 @@
 // The log-likelihood of an image, whose error bar shrinks while samples come in.
 
-import { isAbort, lines, postJson, request } from "./api.js";
+import { getJson, isAbort, lines, postJson, request } from "./api.js";
 import { codeButton } from "./code.js";
 import { h, s } from "./dom.js";
 import { report } from "./figures.js";
@@ -8,7 +8,7 @@ import { modelQuery } from "./state.js";
 
 const MOST = 5000;
 const STEPS = [16, 128, 1024, MOST]; // for a service that does not stream
-const WIDTH = 560;
+const WIDTH = 380;
 
 export class Likelihood {
   constructor(image) {
@@ -16,7 +16,7 @@ export class Likelihood {
     this.words = h("p", { className: "note" });
     this.place = h("div");
     this.progress = h("progress", { max: MOST, value: 0, "aria-label": "Importance samples", hidden: true });
-    this.bar = s("svg", { viewBox: `0 0 ${WIDTH} 34`, class: "error-bar", "aria-hidden": "true" });
+    this.bar = s("svg", { viewBox: `0 0 ${WIDTH} 48`, class: "error-bar", "aria-hidden": "true" });
     const call = () => ({ method: "POST", path: "loglik", query: { model: modelQuery() }, files: 1 });
     this.element = h("section", { className: "panel", "aria-label": "Log-likelihood" },
       h("div", { className: "panel-head" }, h("h3", null, "Log-likelihood"), codeButton("log-likelihood", call, image)),
@@ -50,16 +50,9 @@ export class Likelihood {
   }
 
   async #stream(png, signal) {
-    const headers = { Accept: "application/x-ndjson, application/json" };
-    const query = { model: modelQuery(), progress: true };
-    let response = null;
-    try {
-      if (Likelihood.streams) response = await request("POST", "loglik", { query, files: png, signal, headers });
-    } catch (error) {
-      if (error.status !== 422) throw error;
-      Likelihood.streams = false; // an older service does not know `progress`
-    }
-    if (response?.headers.get("Content-Type")?.includes("ndjson")) {
+    if (await canStream()) {
+      const query = { model: modelQuery(), progress: true };
+      const response = await request("POST", "loglik", { query, files: png, signal, headers: { Accept: "application/x-ndjson" } });
       for await (const line of lines(response)) this.#show(line.results?.[0] ?? line);
       return;
     }
@@ -73,7 +66,7 @@ export class Likelihood {
     if (typeof result.log_likelihood !== "number") return;
     const { log_likelihood: value, standard_error: error, num_samples: count } = result;
     this.progress.value = count;
-    this.value.replaceChildren(value.toFixed(2),
+    this.value.replaceChildren(signed(value, 2),
       h("span", { className: "unit" }, error === null ? " nats" : ` ± ${error.toFixed(2)} nats`));
     const doubtful = result.reliability === "low" ? " The error may be larger than shown." : "";
     this.words.textContent =
@@ -90,7 +83,18 @@ export class Likelihood {
     this.bar.replaceChildren(
       s("line", { class: "axis", x1: 0, x2: WIDTH, y1: 17, y2: 17 }),
       s("rect", { x: x(value - 2 * spread), width: Math.max(2, x(value + 2 * spread) - x(value - 2 * spread)), y: 11, height: 12, rx: 6 }),
-      s("circle", { cx: x(value), cy: 17, r: 6 }));
+      s("circle", { cx: x(value), cy: 17, r: 6 }),
+      s("text", { x: 0, y: 43 }, signed(low, 1)), s("text", { x: WIDTH, y: 43, "text-anchor": "end" }, signed(high, 1)));
   }
 }
-Likelihood.streams = true;
+
+const signed = (value, digits) => value.toFixed(digits).replace("-", "−");
+
+let streams = null;
+
+/** Whether the service streams the progress of an estimate, as its description says. */
+function canStream() {
+  streams ??= getJson("openapi.json").then(
+    (document) => document.paths["/loglik"].post.parameters.some(({ name }) => name === "progress"), () => false);
+  return streams;
+}

@@ -4,7 +4,7 @@ import { Latest, getJson, isAbort, postBlob, postJson } from "./api.js";
 import { codeButton } from "./code.js";
 import { announce, h, segments } from "./dom.js";
 import { Sheet, picture, report } from "./figures.js";
-import { drawBlob, toPng } from "./pixels.js";
+import { blank, drawBlob, toPng } from "./pixels.js";
 import { linkTo, mine, modelQuery, models, reference, shape } from "./state.js";
 
 const GRID = 6; // images on a side of the sample of a rectangle
@@ -28,6 +28,7 @@ export function mapView(root) {
   let cross = null, hovered = null;
   const pointers = new Map();
 
+  const isBinary = models.current.architecture.likelihood === "bernoulli";
   const latent = ([x, y]) => data.mean.map((value, index) => value + x * data.components[0][index] + y * data.components[1][index]);
   const code = codeButton("this place", () => ({
     method: "POST", path: "decode", query: { model: modelQuery(), scale: 8 }, json: { latents: { [data.layer]: [latent(hovered ?? [0, 0])] } }, output: "decoded.png",
@@ -105,7 +106,7 @@ export function mapView(root) {
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
     if (!data) return;
-    const style = getComputedStyle(canvas);
+    const style = colours();
     const byLabel = data.labels && colour.value === "label";
     const radius = Math.min(4, 1.6 + view.zoom / 40);
     context.globalAlpha = 0.75;
@@ -121,7 +122,7 @@ export function mapView(root) {
     if (bitmap) paintPrototypes(style);
     if (pin) paintPin(style);
     if (box) {
-      context.strokeStyle = style.getPropertyValue("--accent");
+      context.strokeStyle = style.accent;
       context.lineWidth = 2;
       context.setLineDash([6, 4]);
       context.strokeRect(...box);
@@ -129,7 +130,7 @@ export function mapView(root) {
     }
     if (cross && document.activeElement === canvas) {
       const [x, y] = toScreen(cross);
-      context.strokeStyle = style.getPropertyValue("--ink");
+      context.strokeStyle = style.ink;
       context.lineWidth = 1.5;
       context.beginPath();
       context.moveTo(x - 9, y); context.lineTo(x + 9, y); context.moveTo(x, y - 9); context.lineTo(x, y + 9);
@@ -143,27 +144,52 @@ export function mapView(root) {
     const { width, height } = shape();
     const scale = Math.max(width, height) > 40 ? 32 / Math.max(width, height) : Math.max(1, Math.round(24 / Math.max(width, height)));
     const [w, h2] = [width * scale, height * scale];
-    const taken = new Set();
+    const sprites = isBinary ? inked(style.ink) : bitmap;
+    const taken = [];
     context.imageSmoothingEnabled = scale < 1;
-    context.strokeStyle = style.getPropertyValue("--line");
+    context.strokeStyle = style.line;
     context.lineWidth = 1;
     data.prototypes.slice(0, size).forEach((place, index) => {
       const [x, y] = toScreen(place);
       if (x < -w || y < -h2 || x > canvas.clientWidth + w || y > canvas.clientHeight + h2) return;
-      const cell = `${Math.round(x / (w * 1.15))},${Math.round(y / (h2 * 1.15))}`;
-      if (taken.has(cell)) return;
-      taken.add(cell);
+      if (taken.some(([otherX, otherY]) => Math.abs(x - otherX) < w + 2 && Math.abs(y - otherY) < h2 + 2)) return;
+      taken.push([x, y]);
       const [left, top] = [Math.round(x - w / 2), Math.round(y - h2 / 2)];
-      context.drawImage(bitmap, ...sheet.place(index, size), width, height, left, top, w, h2);
+      context.globalAlpha = 0.85;
+      context.fillStyle = style.surface;
+      context.fillRect(left, top, w, h2);
+      context.globalAlpha = 1;
+      context.drawImage(sprites, ...sheet.place(index, size), width, height, left, top, w, h2);
       context.strokeRect(left - 0.5, top - 0.5, w + 1, h2 + 1);
     });
     context.imageSmoothingEnabled = true;
   }
 
+  /** The contact sheet as ink on paper, since black squares would hide the dots; for black-and-white models. */
+  let inkedFor = null, inkedSheet = null;
+  function inked(colour) {
+    if (inkedFor === colour) return inkedSheet;
+    inkedFor = colour;
+    inkedSheet = blank(bitmap.width, bitmap.height);
+    const target = inkedSheet.getContext("2d");
+    target.drawImage(bitmap, 0, 0);
+    const image = target.getImageData(0, 0, bitmap.width, bitmap.height);
+    const [red, green, blue] = colour.match(/[\d.]+/g).map(Number);
+    for (let i = 0; i < image.data.length; i += 4) image.data.set([red, green, blue, image.data[i]], i);
+    target.putImageData(image, 0, 0);
+    return inkedSheet;
+  }
+
+  /** Colours of the theme, as the browser resolves them. */
+  function colours() {
+    const style = getComputedStyle(canvas);
+    return { ink: style.color, surface: style.backgroundColor, line: style.borderTopColor, heat: style.caretColor, accent: style.columnRuleColor };
+  }
+
   function paintPin(style) {
     const [x, y] = toScreen(pin);
-    context.fillStyle = style.getPropertyValue("--heat");
-    context.strokeStyle = style.getPropertyValue("--surface");
+    context.fillStyle = style.heat;
+    context.strokeStyle = style.surface;
     context.lineWidth = 2;
     context.beginPath();
     context.arc(x, y - 15, 9, 0.75 * Math.PI, 0.25 * Math.PI);
@@ -174,7 +200,7 @@ export function mapView(root) {
     const ratio = mine.canvas.height / mine.canvas.width;
     context.imageSmoothingEnabled = false;
     context.drawImage(mine.canvas, x + 12, y - 40, 42, 42 * ratio);
-    context.strokeStyle = style.getPropertyValue("--heat");
+    context.strokeStyle = style.heat;
     context.strokeRect(x + 12, y - 40, 42, 42 * ratio);
   }
 
@@ -186,7 +212,7 @@ export function mapView(root) {
     const labels = [...new Set(data.labels ?? [])].filter((label) => label >= 0).sort((a, b) => a - b);
     const keys = byLabel ? (labels.length <= 12 ? labels.map((label) => dot(hue(label), label)) : [`${labels.length} labels`])
       : [dot(shade(0.9), "typical"), dot(shade(0.1), "p = 0.1"), dot(shade(0.001), "p below 0.01")];
-    legend.replaceChildren(`${data.points.length.toLocaleString("en")} calibration images, ${data.prototypes.length} prototypes`, h("span", { className: "spring" }), keys);
+    legend.replaceChildren(`${data.points.length.toLocaleString("en")} calibration images, ${data.prototypes.length} prototypes`, h("span", { className: "spring" }), ...keys);
   }
 
   // pointing, moving, selecting

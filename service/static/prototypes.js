@@ -12,7 +12,7 @@ export function prototypesView(root) {
   const { num_components: count, prior } = models.current.architecture;
   const hasInputs = prior.includes("vampprior");
   const scale = scaleFor(52);
-  let view = read("show") === "decoded" || !hasInputs ? "decoded" : "inputs";
+  let view = read("show") === "inputs" && hasInputs ? "inputs" : "decoded";
   let chosen = null;
 
   const grid = h("div", { className: "grid", role: "listbox", "aria-label": `${count} prototypes`, tabIndex: -1 });
@@ -54,9 +54,9 @@ export function prototypesView(root) {
   const orders = [["number", "Number"], ["similar", "Similar to my image"]];
   const sort = h("select", { id: "sort", onchange: () => arrange(sort.value) }, orders.map(([value, text]) => h("option", { value }, text)));
   if (!mine.canvas) sort.options[1].disabled = true;
-  const look = segments("What to show", [["inputs", "Inputs"], ["decoded", "Decoded"]], view, (value) => {
+  const look = segments("What to show", [["decoded", "Decoded"], ["inputs", "Inputs"]], view, (value) => {
     view = value;
-    write({ show: value === "decoded" ? value : null });
+    write({ show: value === "inputs" ? value : null });
     dressAll();
     if (chosen !== null) showLarge();
   });
@@ -88,7 +88,7 @@ export function prototypesView(root) {
   const samplesTrouble = h("div");
   const query = (more = {}) => ({
     model: modelQuery(), pseudo_input: hasInputs ? chosen : undefined, n: n.value, seed: seed.value,
-    temperature: temperature.value, mode: mode.value, columns: 8, ...more,
+    temperature: temperature.value, mode: mode.value, columns: Math.ceil(Math.sqrt(n.value)), ...more,
   });
   const fetchFile = async (format, name, more) => {
     try {
