@@ -21,7 +21,7 @@ export function filesView(root) {
   const summary = h("p", { className: "note", role: "status" });
   const trouble = h("div");
   const body = h("tbody");
-  const heads = COLUMNS.map(([key, text]) => h("th", { scope: "col" }, h("button", {
+  const heads = COLUMNS.map(([key, text]) => h("th", { scope: "col", className: ["p", "score", "elbo"].includes(key) ? "number" : "" }, h("button", {
     type: "button", onclick: () => { ascending = order === key ? !ascending : true; order = key; show(); },
   }, text)));
   const table = h("div", { className: "table-frame", hidden: true, tabIndex: 0, role: "region", "aria-label": "Results" }, h("table", null,
@@ -98,7 +98,7 @@ export function filesView(root) {
     const image = h("img", { src: url, alt: "", width: 40, height: 40, loading: "lazy", className: "pixels" });
     const decision = result.problem ? h("span", { className: "badge bad" }, "Not readable")
       : h("span", { className: result.novel ? "badge novel" : "badge known" }, result.novel ? "New" : "Known");
-    const number = (value, digits) => h("td", { className: "number" }, value === undefined ? "–" : value.toFixed(digits));
+    const number = (value, digits) => h("td", { className: "number" }, value === undefined ? "–" : value.toFixed(digits).replace("-", "−"));
     const element = h("tr", { title: result.summary ?? result.problem }, h("td", null, image), h("th", { scope: "row" }, name, result.problem && h("small", null, result.problem)),
       number(result.p, 4), number(result.score, 2), number(result.elbo, 1), h("td", null, decision));
     return { name, element, ...result };

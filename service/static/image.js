@@ -228,7 +228,7 @@ export function imageView(root) {
     headline.textContent = result.novel ? "New to the model" : "Like what the model knows";
     verdict.classList.toggle("novel", result.novel);
     verdict.classList.toggle("known", !result.novel);
-    pValue.replaceChildren(h("var", null, "p"), ` = ${result.p_value < 0.001 ? result.p_value.toExponential(1) : result.p_value.toFixed(3)}`);
+    pValue.replaceChildren(h("var", null, "p"), ` = ${result.p_value.toFixed(result.p_value < 0.01 ? 4 : 3)}`);
     sentence.textContent = result.summary;
     explained.replaceChildren(...result.prototypes.map(({ index, log_prob }) => thumbnail(index, {
       href: linkTo("prototypes", { k: index }), view: "decoded", size: 64,

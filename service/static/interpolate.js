@@ -216,7 +216,7 @@ class Units {
     this.place.replaceChildren(...narrow.map(([, unit]) => {
       const middle = mean[unit];
       return slider(`Unit ${unit}`, {
-        min: (middle - 4).toFixed(2), max: (middle + 4).toFixed(2), step: 0.1, value: Number(middle.toFixed(2)), format: (value) => value.toFixed(1),
+        min: (middle - 4).toFixed(2), max: (middle + 4).toFixed(2), step: 0.1, value: Number(middle.toFixed(2)), format: (value) => value.toFixed(1).replace("-", "−"),
         oninput: (value) => { this.values[name][unit] = value; this.decode(); },
       }).element;
     }));

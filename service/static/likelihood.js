@@ -30,12 +30,12 @@ export class Likelihood {
     this.bar.replaceChildren();
     this.progress.hidden = true;
     this.place.replaceChildren();
-    this.range = null;
+    this.range = this.width = null;
   }
 
   /** Estimate with more and more samples, until the signal aborts. */
   async run(png, signal) {
-    this.range = null;
+    this.range = this.width = null;
     this.progress.hidden = false;
     this.progress.value = 0;
     try {
@@ -77,7 +77,10 @@ export class Likelihood {
   /** The error bar on an axis that the first estimate sets, so that one sees it shrink. */
   #draw(value, error) {
     const spread = Math.max(error ?? 0, 0.05);
-    this.range ??= [value - 6 * Math.max(spread, 0.6), value + 6 * Math.max(spread, 0.6)];
+    this.width ??= 6 * Math.max(spread, 0.6);
+    if (!this.range || value - spread < this.range[0] || value + spread > this.range[1]) {
+      this.range = [value - this.width, value + this.width];
+    }
     const [low, high] = this.range;
     const x = (nats) => Math.min(WIDTH - 4, Math.max(4, (WIDTH * (nats - low)) / (high - low)));
     this.bar.replaceChildren(

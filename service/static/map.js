@@ -107,7 +107,7 @@ export function mapView(root) {
     context.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
     if (!data) return;
     const style = colours();
-    const byLabel = data.labels && colour.value === "label";
+    const byLabel = data.labels !== null && colour.value === "label";
     const radius = Math.min(4, 1.6 + view.zoom / 40);
     context.globalAlpha = 0.75;
     data.points.forEach((point, index) => {
@@ -204,7 +204,7 @@ export function mapView(root) {
     context.strokeRect(x + 12, y - 40, 42, 42 * ratio);
   }
 
-  let legendFor = null;
+  let legendFor;
   function paintLegend(byLabel) {
     if (legendFor === byLabel) return;
     legendFor = byLabel;
