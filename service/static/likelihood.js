@@ -24,15 +24,6 @@ export class Likelihood {
     this.range = null;
   }
 
-  clear() {
-    this.value.textContent = "–";
-    this.words.textContent = "";
-    this.bar.replaceChildren();
-    this.progress.hidden = true;
-    this.place.replaceChildren();
-    this.range = this.width = null;
-  }
-
   /** Estimate with more and more samples, until the signal aborts. */
   async run(png, signal) {
     this.range = this.width = null;
