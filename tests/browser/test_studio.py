@@ -50,7 +50,7 @@ class Studio:
         self.page, self.url, self.expect = page, url, expect
         self.requests: list[Any] = []
         self.expected_statuses: set[int] = set()
-        page.on("request", self.requests.append)
+        page.on("request", lambda request: self.requests.append(request))
 
     def open(self, **parameters: str) -> None:
         query = "&".join(f"{name}={value}" for name, value in parameters.items())

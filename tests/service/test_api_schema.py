@@ -27,16 +27,20 @@ OPERATIONS = [
     ("POST", "/novelty"),
     ("POST", "/novelty/heatmap"),
     ("POST", "/encode"),
+    ("POST", "/interpolate"),
+    ("POST", "/decode"),
     ("GET", "/pseudo-inputs"),
     ("GET", "/pseudo-inputs/{k}"),
     ("GET", "/models"),
     ("GET", "/models/{name}"),
+    ("GET", "/models/{name}/calibration"),
+    ("GET", "/models/{name}/map"),
     ("POST", "/models/reload"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
     ("GET", "/metrics"),
 ]
-UPLOADS = ["/reconstruct", "/loglik", "/novelty", "/novelty/heatmap", "/encode"]
+UPLOADS = ["/reconstruct", "/loglik", "/novelty", "/novelty/heatmap", "/encode", "/interpolate"]
 OPEN = ["/health/live", "/health/ready", "/metrics"]
 # 413 refuses what is too long, which schemathesis does not expect
 REFUSALS = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429]
