@@ -25,7 +25,7 @@ from service.images import check_pixels, check_size, fit_to_model, format_names,
 from service.images.pixels import OpenedImage
 from service.settings import Settings
 
-__all__ = ["ARRAY_TYPES", "UPLOAD_BODY", "ModelImages", "UploadReader"]
+__all__ = ["ARRAY_TYPES", "OPTIONAL_UPLOAD_BODY", "UPLOAD_BODY", "ModelImages", "UploadReader"]
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
 ARRAY_TYPES: Mapping[str, Callable[..., NDArray[np.uint8]]] = {
@@ -45,6 +45,8 @@ all processors are busy."""
 
 UPLOAD_BODY: dict[str, Any] = {"requestBody": {"$ref": "#/components/requestBodies/Images"}}
 """OpenAPI's description of a body of images, which `service.http.openapi` adds to the document."""
+OPTIONAL_UPLOAD_BODY: dict[str, Any] = {"requestBody": {"$ref": "#/components/requestBodies/OptionalImages"}}
+"""The same, where a call can do without images."""
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,7 @@ def test_prototypes_come_in_one_sheet_and_lazily(studio: Studio) -> None:
 
 def test_a_prototype_gives_samples(studio: Studio) -> None:
     studio.open(view="prototypes")
-    studio.page.get_by_role("option", name="Prototype 42").click()
+    studio.page.get_by_role("option", name="Prototype 42", exact=True).click()
     detail = studio.page.get_by_role("complementary")
     studio.expect(detail).to_contain_text("Prototype 42")
     assert studio.query()["k"] == "42"

@@ -29,7 +29,7 @@ def decode_latents(runtime: Runtime, payloads: Sequence[DecodeLatents]) -> list[
 
 
 def _decoded(runtime: Runtime, payload: DecodeLatents) -> bytes:
-    layers = [np.frombuffer(layer, np.float32).reshape(payload.count, -1) for layer in payload.latents]
+    layers = [np.frombuffer(layer, np.float32).reshape(payload.count, -1).copy() for layer in payload.latents]
     top, *below = [runtime.tensor(padded(layer)) for layer in layers]
     latents = _ancestral(runtime.model, top, _noise_of(runtime.model, top, below))
     return image_body(runtime, _images(runtime, latents, payload.seed)[: payload.count], payload.layout, payload.seed)

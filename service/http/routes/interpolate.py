@@ -15,7 +15,7 @@ from service.http.problems import PROBLEM_RESPONSES
 from service.http.routes.parameters import LayoutQuery, Seed, UploadQuery, client_of, refuse_body, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import PathAnswer
-from service.http.uploads import UPLOAD_BODY
+from service.http.uploads import OPTIONAL_UPLOAD_BODY
 
 __all__ = ["router"]
 
@@ -53,7 +53,7 @@ class InterpolateQuery(LayoutQuery, UploadQuery):
     seed: Seed = 0
 
 
-@router.post("/interpolate", responses=_path_response(), response_class=Response, openapi_extra=UPLOAD_BODY)
+@router.post("/interpolate", responses=_path_response(), response_class=Response, openapi_extra=OPTIONAL_UPLOAD_BODY)
 async def interpolate(request: Request, query: Annotated[InterpolateQuery, Query()]) -> Response:
     """Show images along a path between two pseudo-inputs, two uploaded images, or one of each.
 
