@@ -126,7 +126,7 @@ export function interpolateView(root) {
       h("div", { className: "path-top" }, frame.element,
         h("div", { className: "stack grow" },
           h("div", { className: "row" }, kind, playButton, h("button", { type: "button", onclick: () => { ends.forEach((end) => end.choose(random())); load(); } }, "Two others")),
-          steps.element, h("h3", null, "Responsible prototypes"), legend)),
+          steps.element, h("h2", { className: "label" }, "Responsible prototypes"), legend)),
       h("div", { className: "track" }, strip, scrubber, shares),
       h("div", { className: "row" }, h("span", { className: "row-label" }, "Save as"),
         h("button", { type: "button", onclick: () => download("path.png", { format: "png", scale: 4 }) }, "Strip"),

@@ -18,7 +18,6 @@ CALLS = [
     "POST /loglik",
     "POST /novelty/heatmap",
     "POST /encode",
-    "POST /interpolate",
     "GET /pseudo-inputs",
     "GET /pseudo-inputs/{k}",
     "GET /models",
@@ -31,12 +30,13 @@ CALLS = [
 
 NEED_MORE = [
     "POST /novelty",
+    "POST /interpolate",
     "POST /decode",
     "GET /models/{name}/calibration",
     "GET /models/{name}/map",
     "POST /models/reload",
 ]
-"""Calls that need a calibrated model, a model with 40 latent units, or a key."""
+"""Calls that need a calibrated model, two images, a model with 40 latent units, or a key."""
 
 
 class Call:

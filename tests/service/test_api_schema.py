@@ -16,7 +16,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schemathesis.specs.openapi.checks import negative_data_rejection
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from service.http.problems import problem_tree
 from service.images import encode_png
@@ -171,7 +171,9 @@ def test_bad_requests_are_answered_as_described(schema: Any, method: str, path: 
     @given(case=schema[path][method].as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
     @patient
     def check(case: schemathesis.Case) -> None:
-        case.call_and_validate()
+        # which images a path needs depends on its other parameters, which the document cannot say
+        excluded = [positive_data_acceptance] if path == "/interpolate" else []
+        case.call_and_validate(excluded_checks=excluded)
 
     check()
 

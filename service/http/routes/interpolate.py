@@ -35,7 +35,7 @@ def _path_response() -> dict[int | str, dict[str, Any]]:
 class InterpolateQuery(LayoutQuery, UploadQuery):
     """Parameters of `POST /interpolate`."""
 
-    start: Annotated[int | None, Query(openapi_examples={"one": {"value": 42}})] = Field(
+    start: int | None = Field(
         None, ge=0, description="Number of the pseudo-input at the start; the first uploaded image if left out."
     )
     end: int | None = Field(
