@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 
 __all__ = [
     "EXAMPLE_PNG",
-    "CardAnswer",
     "CalibrationAnswer",
+    "CardAnswer",
     "EncodeAnswer",
     "EncodedImage",
     "Health",

@@ -15,6 +15,7 @@ from service.http.routes.models import Name
 from service.http.routes.parameters import client_of, service_of
 from service.http.routes.query import QueryModel, QueryRoute
 from service.http.schemas import CalibrationAnswer, LatentMapAnswer
+from service.http.validators import etag_of, not_modified
 
 __all__ = ["router"]
 
@@ -28,7 +29,10 @@ class CalibrationQuery(QueryModel):
 
 
 @router.get(
-    "/models/{name}/calibration", response_model=CalibrationAnswer, responses={200: {"headers": ANSWER_HEADERS}}
+    "/models/{name}/calibration",
+    operation_id="get_calibration",
+    response_model=CalibrationAnswer,
+    responses={200: {"headers": ANSWER_HEADERS}},
 )
 async def calibration(request: Request, name: Name, query: Annotated[CalibrationQuery, Query()]) -> Response:
     """How novelty scores and log-likelihoods of the calibration images are distributed."""
@@ -39,11 +43,19 @@ async def calibration(request: Request, name: Name, query: Annotated[Calibration
         return await loaded.engine.quantiles(chosen, client_of(request))
 
     key = cache_key("calibration", loaded.digest, repr(chosen))
+    etag = etag_of(key)
+    if (unchanged := not_modified(request, etag)) is not None:
+        return unchanged
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, "application/json", loaded, hit=hit)
+    return answer(body, "application/json", loaded, hit=hit, etag=etag)
 
 
-@router.get("/models/{name}/map", response_model=LatentMapAnswer, responses={200: {"headers": ANSWER_HEADERS}})
+@router.get(
+    "/models/{name}/map",
+    operation_id="get_latent_map",
+    response_model=LatentMapAnswer,
+    responses={200: {"headers": ANSWER_HEADERS}},
+)
 async def latent_map(request: Request, name: Name, query: Annotated[CalibrationQuery, Query()]) -> Response:
     """The top layer of latents in two dimensions: the prior's components and up to 2,000 calibration images.
 
@@ -60,5 +72,8 @@ async def latent_map(request: Request, name: Name, query: Annotated[CalibrationQ
         return body
 
     key = cache_key("map", loaded.digest, repr(chosen))
+    etag = etag_of(key)
+    if (unchanged := not_modified(request, etag)) is not None:
+        return unchanged
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, "application/json", loaded, hit=hit)
+    return answer(body, "application/json", loaded, hit=hit, etag=etag)

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from service.cache import cache_key
 from service.errors import BadParameter, TooLarge, UnsupportedMediaType
-from service.http.answers import IMAGE_RESPONSE, MEDIA_TYPES, answer
+from service.http.answers import IMAGE_RESPONSE, answer, answer_type
 from service.http.problems import PROBLEM_RESPONSES
 from service.http.routes.parameters import LayoutQuery, Seed, client_of, service_of
 from service.http.routes.query import QueryRoute
+from service.http.validators import etag_of
 from service.models.loaded import LoadedModel
 
 __all__ = ["router"]
@@ -66,7 +67,9 @@ class DecodeQuery(LayoutQuery):
     seed: Seed = 0
 
 
-@router.post("/decode", responses=IMAGE_RESPONSE, response_class=Response, openapi_extra=LATENTS_BODY)
+@router.post(
+    "/decode", operation_id="decode", responses=IMAGE_RESPONSE, response_class=Response, openapi_extra=LATENTS_BODY
+)
 async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Response:
     """Decode latents to mean images.
 
@@ -86,7 +89,7 @@ async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Re
     digests = [layer.hex() for layer in latents]
     key = cache_key("decode", loaded.digest, repr((query.seed, layout, shapes)), *digests)
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, MEDIA_TYPES[layout.format], loaded, seed=query.seed, hit=hit)
+    return answer(body, answer_type(request, layout), loaded, seed=query.seed, hit=hit, etag=etag_of(key))
 
 
 async def _read_body(request: Request) -> LatentsBody:

@@ -10,12 +10,13 @@ from pydantic import Field
 from service.cache import cache_key
 from service.engine.protocol import Interpolate, Layout
 from service.errors import BadParameter
-from service.http.answers import MEDIA_TYPES, answer, image_response
+from service.http.answers import answer, answer_type, image_response
 from service.http.problems import PROBLEM_RESPONSES
 from service.http.routes.parameters import LayoutQuery, Seed, UploadQuery, client_of, refuse_body, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import PathAnswer
 from service.http.uploads import OPTIONAL_UPLOAD_BODY
+from service.http.validators import etag_of
 
 __all__ = ["router"]
 
@@ -53,7 +54,13 @@ class InterpolateQuery(LayoutQuery, UploadQuery):
     seed: Seed = 0
 
 
-@router.post("/interpolate", responses=_path_response(), response_class=Response, openapi_extra=OPTIONAL_UPLOAD_BODY)
+@router.post(
+    "/interpolate",
+    operation_id="interpolate",
+    responses=_path_response(),
+    response_class=Response,
+    openapi_extra=OPTIONAL_UPLOAD_BODY,
+)
 async def interpolate(request: Request, query: Annotated[InterpolateQuery, Query()]) -> Response:
     """Show images along a path between two pseudo-inputs, two uploaded images, or one of each.
 
@@ -95,8 +102,8 @@ async def interpolate(request: Request, query: Annotated[InterpolateQuery, Query
     async def compute() -> bytes:
         return await loaded.engine.interpolate(path, client_of(request))
 
-    media_type = MEDIA_TYPES[layout.format] if query.animate is None else ANIMATION_TYPES[query.animate]
+    media_type = answer_type(request, layout) if query.animate is None else ANIMATION_TYPES[query.animate]
     settings = repr((numbers, query.steps, query.path, query.seed, layout, query.animate, query.duration))
     key = cache_key("interpolate", loaded.digest, settings, *digests)
     body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, media_type, loaded, seed=query.seed, hit=hit)
+    return answer(body, media_type, loaded, seed=query.seed, hit=hit, etag=etag_of(key))
