@@ -1,6 +1,6 @@
 // The log-likelihood of an image, whose error bar shrinks while samples come in.
 
-import { getJson, isAbort, lines, postJson, request } from "./api.js";
+import { ApiError, getJson, isAbort, lines, postJson, request } from "./api.js";
 import { codeButton } from "./code.js";
 import { h, s } from "./dom.js";
 import { report } from "./figures.js";
@@ -44,7 +44,11 @@ export class Likelihood {
     if (await canStream()) {
       const query = { model: modelQuery(), progress: true };
       const response = await request("POST", "loglik", { query, files: png, signal, headers: { Accept: "application/x-ndjson" } });
-      for await (const line of lines(response)) this.#show(line.results?.[0] ?? line);
+      for await (const line of lines(response)) {
+        const trouble = line.detail ?? line.problem?.detail;
+        if (trouble) throw new ApiError(trouble, line.status ?? line.problem?.status);
+        this.#show(line);
+      }
       return;
     }
     for (const num_samples of STEPS) {
