@@ -4,10 +4,12 @@ import { Latest, busy, postBlob, postJson } from "./api.js";
 import { codeButton } from "./code.js";
 import { h, numberField, s, save, segments, slider } from "./dom.js";
 import { Sheet, picture, report, thumbnail } from "./figures.js";
-import { fromFile, fromValues, toPng } from "./pixels.js";
+import { blank, fromFile, fromValues, toPng } from "./pixels.js";
 import { layers, linkTo, mine, modelQuery, models, read, shape, write } from "./state.js";
 
 const UNITS = 8; // sliders at once
+const MOST_NUMBERS = 200_000; // pixels that are asked for as JSON; of larger paths a PNG shows the images alone
+const GAP = 2; // pixels between the images of a contact sheet
 
 export function interpolateView(root) {
   const latest = new Latest(), unitRequests = new Latest();
@@ -44,10 +46,17 @@ export function interpolateView(root) {
   async function load() {
     write({ from: ends[0].canvas ? null : ends[0].number, to: ends[1].canvas ? null : ends[1].number, path: kind.value === "linear" ? null : kind.value });
     try {
-      const answer = await busy("Computing the path", latest, async (signal) =>
-        postJson("interpolate", { query: query({ format: "json" }), files: await uploads(), signal }));
-      frames = answer.images.map((values) => fromValues(values));
-      components = answer.components;
+      await busy("Computing the path", latest, async (signal) => {
+        const { channels, height, width } = shape();
+        if (channels * height * width * steps.value > MOST_NUMBERS) {
+          frames = await slices(await postBlob("interpolate", { query: query({ format: "png" }), files: await uploads(), signal }));
+          components = [];
+          return;
+        }
+        const answer = await postJson("interpolate", { query: query({ format: "json" }), files: await uploads(), signal });
+        frames = answer.images.map((values) => fromValues(values));
+        components = answer.components;
+      });
       trouble.replaceChildren();
       scrubber.max = String(frames.length - 1);
       frame.filled();
@@ -78,6 +87,7 @@ export function interpolateView(root) {
   function drawShares() {
     const names = [...new Set(components.flatMap((row) => row.filter((part) => part.probability > 0.05).map((part) => part.index)))].slice(0, 6);
     const of = (row, index) => row.find((part) => part.index === index)?.probability ?? 0;
+    shares.toggleAttribute("hidden", !components.length);
     shares.setAttribute("viewBox", `0 0 ${components.length} 1`);
     shares.replaceChildren(...components.flatMap((row, place) => {
       let top = 1;
@@ -137,6 +147,18 @@ export function interpolateView(root) {
     units.element));
   load();
   return () => { play(false); latest.cancel(); unitRequests.cancel(); };
+}
+
+/** The images of a contact sheet in one row. */
+async function slices(blob) {
+  const { height, width } = shape();
+  const sheet = await createImageBitmap(blob);
+  const count = Math.round((sheet.width - GAP) / (width + GAP));
+  return Array.from({ length: count }, (_, index) => {
+    const canvas = blank(width, height);
+    canvas.getContext("2d").drawImage(sheet, -GAP - index * (width + GAP), -GAP);
+    return canvas;
+  });
 }
 
 /** One end of the path: a prototype, the user's image, or a file. */

@@ -28,7 +28,7 @@ export function mapView(root) {
   let cross = null, hovered = null;
   const pointers = new Map();
 
-  const isBinary = models.current.architecture.likelihood === "bernoulli";
+  const isBinary = models.current.architecture.likelihood === "bernoulli" && shape().channels === 1;
   const latent = ([x, y]) => data.mean.map((value, index) => value + x * data.components[0][index] + y * data.components[1][index]);
   const code = codeButton("this place", () => ({
     method: "POST", path: "decode", query: { model: modelQuery(), scale: 8 }, json: { latents: { [data.layer]: [latent(hovered ?? [0, 0])] } }, output: "decoded.png",

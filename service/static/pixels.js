@@ -113,7 +113,9 @@ export function centred(source) {
 /** The drawing as a binary model sees it: white from a level of 128. */
 export function thresholded(source) {
   const canvas = copy(source);
-  map(canvas, (pixel) => pixel.fill(pixel[0] >= 128 ? 255 : 0, 0, 3));
+  map(canvas, (pixel) => {
+    for (let c = 0; c < 3; c++) pixel[c] = pixel[c] >= 128 ? 255 : 0;
+  });
   return canvas;
 }
 

@@ -16,8 +16,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+import torch
 
 from service.images import encode_png
+from vampprior import ModelConfig, build_model
+from vampprior.card import Card
+from vampprior.checkpoint import save_checkpoint
 
 HOST = "service.test"
 PATIENCE = 180.0
@@ -30,12 +34,18 @@ VIEWS = ["image", "prototypes", "map", "interpolate", "files"]
 
 @pytest.fixture(scope="module")
 def studio_url(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A service with the default checkpoint and small ones of digits."""
+    """A service with the default checkpoint, small ones of digits, and a random one of colours without calibration."""
     store = tmp_path_factory.mktemp("studio_store")
     for reference in ("static_mnist-hvae-vampprior/3", "digits-hvae-mog/1", "digits-vae-vampprior/1"):
         folder = store / reference
         folder.parent.mkdir()
         folder.symlink_to(ROOT / "model_store" / reference)
+    config = ModelConfig(
+        image_shape=(3, 40, 32), likelihood="logistic", hidden_dim=16, z1_dim=4, z2_dim=3, num_components=9
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_checkpoint(store / "colour" / "1", build_model(config), Card("colour", "1", config))
     with serve(store) as url:
         yield url
 
@@ -421,6 +431,30 @@ def test_a_model_without_pseudo_inputs(studio: Studio) -> None:
     studio.expect(studio.page.locator(".sheet")).to_have_attribute("aria-label", re.compile("16 samples"))
     studio.page.get_by_role("link", name="Interpolate", exact=True).click()
     studio.expect(studio.page.locator(".strip")).to_have_attribute("width", str(24 * 8))
+
+
+def test_a_model_of_colours_without_a_calibration(studio: Studio) -> None:
+    studio.expected_statuses = {404}
+    studio.open(model="colour@1")
+    studio.page.get_by_label("Colour", exact=True).fill("#ff0000")
+    studio.draw()
+    assert studio.levels(".drawing").shape == (40, 32, 3)
+    assert studio.levels(".drawing").max(axis=(0, 1)).tolist() == [255, 0, 0]
+    studio.expect(studio.page.get_by_role("alert").first).to_contain_text("has no calibration")
+    assert studio.levels(".pictures figure:nth-child(2) canvas").max() > 0
+    studio.page.get_by_role("link", name="Prototypes", exact=True).click()
+    studio.page.get_by_role("option", name="Prototype 8", exact=True).click()
+    studio.expect(studio.page.locator(".sheet")).to_have_attribute("aria-label", "16 samples of prototype 8")
+    studio.page.get_by_role("link", name="Interpolate", exact=True).click()
+    strip = studio.page.locator(".strip")
+    studio.expect(strip).to_have_attribute("width", str(24 * 32))
+    studio.expect(studio.page.locator(".shares")).to_be_visible()
+    whole = studio.levels(".strip")
+    studio.page.get_by_role("slider", name="Steps").fill("64")  # too many numbers for JSON
+    studio.expect(strip).to_have_attribute("width", str(64 * 32))
+    studio.expect(studio.page.locator(".shares")).to_be_hidden()
+    difference = np.abs(studio.levels(".strip")[:, :32].astype(int) - whole[:, :32])
+    assert difference.max() <= 1
 
 
 def test_the_code_that_is_shown_runs(studio: Studio, tmp_path: Path) -> None:
