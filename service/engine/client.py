@@ -120,7 +120,14 @@ class EngineModel:
         return body.split(b"\n")
 
     async def gallery(
-        self, components: Sequence[int], *, decoded: bool, offset: int, stretch: bool, layout: Layout, client: str
+        self,
+        components: Sequence[int],
+        *,
+        decoded: bool = False,
+        offset: int,
+        stretch: bool,
+        layout: Layout,
+        client: str,
     ) -> bytes:
         """Pseudo-inputs or, with `decoded` and for priors without them, decoded components, as a body."""
         n = len(components)
