@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import beside, bulk, http, json_bodies, model, process, profiles, replicas, training
+from benchmarks import beside, bulk, http, json_bodies, model, process, profiles, replicas, studio, training
 from benchmarks.machine import Options
 from benchmarks.novelty.figure import novelty
 from benchmarks.results import Result
@@ -53,6 +53,7 @@ FIGURES = {
     "training-convolutions": Figure(
         "A step of training with gated convolutions against torch's own layers", training.convolutions
     ),
+    "studio-stroke": Figure("A stroke in the studio until it is answered, in Chromium", studio.stroke),
     "start": Figure("From the service's start until it is ready", process.start),
     "soak": Figure("Ordinary and hostile requests at once, 1 GiB of memory for each process", soak),
     "json-bodies": Figure("Hostile JSON bodies of 16 MiB: stalls of the event loop, and memory", json_bodies.bodies),

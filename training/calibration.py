@@ -23,6 +23,7 @@ from vampprior.calibration import (
     CalibrationError,
     LatentMap,
     calibration_file,
+    map_rows,
     write_calibration,
 )
 from vampprior.card import Card
@@ -40,8 +41,6 @@ TABLE_SAMPLES = (1, 16, 100, 500)
 CHEAP_SAMPLES = 16
 """Tables of more samples than this are of at most `MAX_TABLE_IMAGES` images."""
 MAX_TABLE_IMAGES = 1000
-MAX_POINTS = 2000
-"""Most points of the map."""
 BATCH = 500
 """Images that are encoded at once."""
 MIN_IMAGES = 20
@@ -255,7 +254,7 @@ class Calibrator:
 @torch.inference_mode()
 def latent_map(model: LatentModel, images: Images, seed: int = 0) -> LatentMap:
     """Images and prototypes in the plane of the two main components of the posterior means of the top layer."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(images.pixels))[:MAX_POINTS])
+    chosen = map_rows(len(images.pixels), seed)
     mixture = model.prior_mixture()
     means = []
     for part in np.array_split(chosen, max(1, len(chosen) // BATCH)):

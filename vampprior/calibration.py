@@ -43,6 +43,7 @@ __all__ = [
     "LatentMap",
     "calibration_file",
     "log_likelihood_percentile",
+    "map_rows",
     "read_calibration",
     "read_calibrations",
     "write_calibration",
@@ -51,6 +52,8 @@ __all__ = [
 DEFAULT_NAME = "default"
 SCHEMA_VERSION = 1
 MAX_CALIBRATION_BYTES = 64 * 1024 * 1024
+MAX_POINTS = 2000
+"""Most points of a map."""
 PLAIN_STATISTICS = ("elbo", "reconstruction", "log_likelihood", "total_variation")
 
 
@@ -226,6 +229,11 @@ def _percentile(tables: Mapping[int, Floats], value: float, num_samples: int) ->
     if below == above:
         return low
     return low + (high - low) * math.log(num_samples / below) / math.log(above / below)
+
+
+def map_rows(count: int, seed: int) -> NDArray[np.int64]:
+    """Numbers of the calibration images that are points of the map, ascending: at most 2,000 of `count`."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:MAX_POINTS])
 
 
 def calibration_file(name: str) -> str:

@@ -15,9 +15,11 @@ from service.engine.protocol import (
     Combine,
     Decide,
     Decode,
+    DecodeLatents,
     Draw,
     Encode,
     Gallery,
+    Interpolate,
     Layout,
     Locate,
     Measure,
@@ -26,6 +28,8 @@ from service.engine.protocol import (
     Refine,
     Render,
     Score,
+    ShowMap,
+    ShowQuantiles,
 )
 from service.engine.queue import Lane, Request, Task
 from service.tracing import record_tasks
@@ -131,8 +135,28 @@ class EngineModel:
             if view == "input":
                 return await self._one(request, Gallery(tuple(components), None, offset, stretch, layout))
             parts = (components[start : start + UNIT_IMAGES] for start in range(0, n, UNIT_IMAGES))
-            decoded = await self._all(request, (Decode(tuple(part)) for part in parts))
-            return await self._last(request, Gallery(tuple(components), decoded, offset, stretch, layout))
+            images = await self._all(request, (Decode(tuple(part)) for part in parts))
+            return await self._last(request, Gallery(tuple(components), images, offset, stretch, layout))
+
+    async def decode(self, latents: Sequence[bytes], *, n: int, seed: int, layout: Layout, client: str) -> bytes:
+        """Latents of the top layers, float32 values of shape (n, M) each, decoded, as a body."""
+        with self._admit(self._lane(n, layout), client, n) as request:
+            return await self._one(request, DecodeLatents(tuple(latents), n, seed, layout))
+
+    async def interpolate(self, path: Interpolate, client: str) -> bytes:
+        """Images along a path, as a body."""
+        with self._admit(self._lane(path.steps, path.layout), client, path.steps) as request:
+            return await self._one(request, path)
+
+    async def map(self, calibration: str, client: str) -> bytes:
+        """The map of a calibration, as JSON; empty if it has none."""
+        with self._admit(self.engine.light, client, 0) as request:
+            return await self._one(request, ShowMap(calibration))
+
+    async def quantiles(self, calibration: str, client: str) -> bytes:
+        """Quantiles of the scores and log-likelihoods of the calibration images, as JSON."""
+        with self._admit(self.engine.light, client, 0) as request:
+            return await self._one(request, ShowQuantiles(calibration))
 
     def admit_scores(self, count: int, num_samples: int, client: str, refine: int = 0) -> Request:
         """Reserve room for the log-likelihoods of `count` images. Raises `Overloaded`."""

@@ -20,12 +20,14 @@ __all__ = [
     "Computed",
     "Decide",
     "Decode",
+    "DecodeLatents",
     "Draw",
     "Encode",
     "Exited",
     "Fork",
     "Forked",
     "Gallery",
+    "Interpolate",
     "Kill",
     "Layout",
     "Loaded",
@@ -42,6 +44,8 @@ __all__ = [
     "Refused",
     "Render",
     "Score",
+    "ShowMap",
+    "ShowQuantiles",
     "decode",
     "frame",
     "receive",
@@ -129,6 +133,62 @@ class Decode(Message, frozen=True):
     def count(self) -> int:
         """Images that are decoded."""
         return len(self.components)
+
+
+class DecodeLatents(Message, frozen=True):
+    """Latents decoded, as a body.
+
+    latents: float32 values of the given layers, top first, shape (count, M) each
+    seed:    draws the pixels of an autoregressive model
+    """
+
+    latents: tuple[bytes, ...]
+    count: int
+    seed: int
+    layout: Layout
+    key: ClassVar[None] = None
+
+
+class Interpolate(Message, frozen=True):
+    """Images along a path between two images, as a body.
+
+    components: numbers of the components at the start and at the end; None for an uploaded image
+    levels:     the uploaded images, in their order
+    spherical:  whether the path in the top layer is an arc around the origin, instead of a line
+    animation:  file format of an animation, instead of a layout
+    duration:   time of a frame of it, in milliseconds
+    """
+
+    levels: bytes
+    components: tuple[int | None, int | None]
+    steps: int
+    spherical: bool
+    seed: int
+    layout: Layout
+    animation: Literal["webp", "apng"] | None
+    duration: int
+    key: ClassVar[None] = None
+
+    @property
+    def count(self) -> int:
+        """Images that are decoded."""
+        return self.steps
+
+
+class ShowMap(Message, frozen=True):
+    """The map of a calibration as JSON, or nothing if the calibration has none."""
+
+    calibration: str
+    count: ClassVar[int] = 0
+    key: ClassVar[None] = None
+
+
+class ShowQuantiles(Message, frozen=True):
+    """Quantiles of the calibration images' scores and log-likelihoods, as JSON."""
+
+    calibration: str
+    count: ClassVar[int] = 0
+    key: ClassVar[None] = None
 
 
 class Gallery(Message, frozen=True):
@@ -263,7 +323,24 @@ class Render(Message, frozen=True):
         return len(self.images)
 
 
-Payload = Draw | Reconstruct | Encode | Decode | Gallery | Refine | Measure | Decide | Locate | Score | Combine | Render
+Payload = (
+    Draw
+    | Reconstruct
+    | Encode
+    | Decode
+    | DecodeLatents
+    | Interpolate
+    | Gallery
+    | Refine
+    | Measure
+    | Decide
+    | Locate
+    | Score
+    | Combine
+    | Render
+    | ShowMap
+    | ShowQuantiles
+)
 
 
 class Batch(Message, frozen=True):

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from service.engine.jobs.calibrations import show_map, show_quantiles
 from service.engine.jobs.encodings import encode
 from service.engine.jobs.images import draw, reconstruct, render_images
+from service.engine.jobs.latents import decode_latents, interpolate
 from service.engine.jobs.novelty import decide, locate, measure
 from service.engine.jobs.prototypes import decode, gallery
 from service.engine.jobs.runtime import Runtime
@@ -24,9 +26,11 @@ from service.engine.protocol import (
     Computed,
     Decide,
     Decode,
+    DecodeLatents,
     Draw,
     Encode,
     Gallery,
+    Interpolate,
     Locate,
     Measure,
     Payload,
@@ -34,6 +38,8 @@ from service.engine.protocol import (
     Refine,
     Render,
     Score,
+    ShowMap,
+    ShowQuantiles,
     frame,
     receive,
 )
@@ -48,6 +54,8 @@ JOBS: dict[type[Payload], Callable[[Runtime, Sequence[Any]], list[bytes]]] = {
     Render: render_images,
     Encode: encode,
     Decode: decode,
+    DecodeLatents: decode_latents,
+    Interpolate: interpolate,
     Gallery: gallery,
     Refine: refine,
     Score: score,
@@ -55,6 +63,8 @@ JOBS: dict[type[Payload], Callable[[Runtime, Sequence[Any]], list[bytes]]] = {
     Measure: measure,
     Decide: decide,
     Locate: locate,
+    ShowMap: show_map,
+    ShowQuantiles: show_quantiles,
 }
 
 logger = logging.getLogger(__name__)

@@ -20,10 +20,23 @@ from service.http.documentation import install_documentation
 from service.http.gateway import Gateway
 from service.http.openapi import DESCRIPTION, TAGS, install_document
 from service.http.problems import WebSocketRefusal, install_error_handlers
-from service.http.routes import encode, health, loglik, models, novelty, pseudo_inputs, reconstruct, sample
+from service.http.routes import (
+    calibration,
+    decode,
+    encode,
+    health,
+    interpolate,
+    loglik,
+    models,
+    novelty,
+    pseudo_inputs,
+    reconstruct,
+    sample,
+)
 from service.http.routes.parameters import Service
 from service.http.routes.query import handlers_of
 from service.http.routes.v2 import inference, metadata
+from service.http.studio import install_studio
 from service.http.uploads import UploadReader
 from service.metrics import Metrics
 from service.models.store import ModelStore
@@ -34,7 +47,21 @@ __all__ = ["Application", "create_app"]
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (sample, reconstruct, loglik, novelty, encode, pseudo_inputs, models, health, metadata, inference)
+ROUTERS = (
+    sample,
+    reconstruct,
+    loglik,
+    novelty,
+    encode,
+    pseudo_inputs,
+    decode,
+    interpolate,
+    models,
+    calibration,
+    health,
+    metadata,
+    inference,
+)
 
 
 class Application(FastAPI):
@@ -95,6 +122,7 @@ def create_app(settings: Settings) -> Application:
     app.router.routes[:0] = routes
     app.router.routes.append(WebSocketRefusal())
     install_documentation(app)
+    install_studio(app)
     install_document(app, settings)
     install_error_handlers(app)
     gateway = Gateway(

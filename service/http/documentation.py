@@ -7,20 +7,19 @@ from pathlib import Path
 import fastapi_offline
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from service.http.problem_pages import problem, problems
 
-__all__ = ["install_documentation"]
+__all__ = ["WholeFiles", "install_documentation", "without_range"]
 
 STATIC_PATH = "/static-offline-docs"
 STATIC_FOLDER = Path(fastapi_offline.__file__).parent / "static"
 
 
 def install_documentation(app: FastAPI) -> None:
-    """Add `/docs` with its files, a redirect from `/`, and the pages that the types of problems lead to."""
+    """Add `/docs` with its files, and the pages that the types of problems lead to."""
 
     async def docs(request: Request) -> Response:
         root = request.scope.get("root_path", "").rstrip("/")
@@ -33,10 +32,6 @@ def install_documentation(app: FastAPI) -> None:
             swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
         )
 
-    async def root(request: Request) -> Response:
-        return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs")
-
-    app.add_route("/", root, include_in_schema=False)
     app.add_route("/problems", problems, include_in_schema=False)
     app.add_route("/problems/{slug}", problem, include_in_schema=False)
     app.add_route("/docs", docs, include_in_schema=False)
@@ -48,6 +43,9 @@ class WholeFiles(StaticFiles):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the whole file."""
-        if "headers" in scope:
-            scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
-        await super().__call__(scope, receive, send)
+        await super().__call__(without_range(scope), receive, send)
+
+
+def without_range(scope: Scope) -> Scope:
+    """The scope of a request without its `Range` header."""
+    return {**scope, "headers": [header for header in scope.get("headers", ()) if header[0] != b"range"]}

@@ -38,6 +38,7 @@ TAGS = [
         "name": "images",
         "description": "Ask what the model makes of your images: how likely, how new, where in latent space.",
     },
+    {"name": "latents", "description": "Turn latents into images, and follow a path between two images."},
     {"name": "pseudo-inputs", "description": "See the prototypes that the model learned, which make up its prior."},
     {"name": "models", "description": "See which checkpoints answer, and load others."},
     {"name": "operations", "description": "Health checks and metrics, for orchestrators."},
@@ -61,7 +62,8 @@ def install_document(app: FastAPI, settings: Settings) -> None:
     def openapi() -> dict[str, Any]:
         document = describe()
         components = document.setdefault("components", {})
-        components["requestBodies"] = {"Images": _body(settings)}
+        images = _body(settings)
+        components["requestBodies"] = {"Images": images, "OptionalImages": {**images, "required": False}}
         _add_problems(document)
         for path, _, operation in _operations(document):
             _order_parameters(operation)

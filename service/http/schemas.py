@@ -8,15 +8,18 @@ from pydantic import BaseModel, Field
 
 __all__ = [
     "EXAMPLE_PNG",
+    "CalibrationAnswer",
     "CardAnswer",
     "EncodeAnswer",
     "EncodedImage",
     "Health",
     "ImagesAnswer",
+    "LatentMapAnswer",
     "LogLikelihoodAnswer",
     "ModelList",
     "ModelSummary",
     "NoveltyAnswer",
+    "PathAnswer",
     "PseudoInputList",
     "ScoredImage",
 ]
@@ -156,6 +159,46 @@ class EncodeAnswer(Answered):
     """Latent positions, one per uploaded image, in their order."""
 
     results: list[EncodedImage]
+
+
+class PathAnswer(ImagesAnswer):
+    """Images along a path, as numbers."""
+
+    components: list[list[Responsibility]] = Field(
+        description="Components most responsible for each image of the path, greatest first."
+    )
+    top: list[list[float]] = Field(description="Latent of the top layer for each image of the path.")
+
+
+class Quantiles(BaseModel):
+    """Quantiles of calibration images at the levels 0, 0.001, ..., 1."""
+
+    score: list[float] = Field(description="Novelty scores.", min_length=1001, max_length=1001)
+    log_likelihood: list[float] = Field(
+        description="Log-likelihoods in nats, from `num_samples` samples each.", min_length=1001, max_length=1001
+    )
+
+
+class CalibrationAnswer(Answered):
+    """How the statistics of the calibration images are distributed."""
+
+    calibration: str = Field(description="Name of the calibration.", examples=["default"])
+    num_images: int = Field(description="Number of its images.", examples=[10000])
+    num_samples: int = Field(description="Draws of the latents per image.", examples=[16])
+    quantiles: Quantiles
+
+
+class LatentMapAnswer(Answered):
+    """The top layer of latents in two dimensions, by principal component analysis of M units."""
+
+    calibration: str = Field(description="Name of the calibration that the points are images of.", examples=["default"])
+    layer: str = Field(description="The layer that is shown.", examples=["z2"])
+    mean: list[float] = Field(description="Centre of the posterior means, M numbers.")
+    components: list[list[float]] = Field(description="The two axes of the plane, M numbers each.")
+    prototypes: list[list[float]] = Field(description="Position of each component of the prior, by its number.")
+    points: list[list[float]] = Field(description="Positions of calibration images, at most 2,000.")
+    labels: list[int] | None = Field(description="Labels of the points, -1 for none; null if none has one.")
+    p_values: list[float] = Field(description="Novelty p-values of the points.")
 
 
 class PseudoInput(BaseModel):

@@ -29,7 +29,7 @@ from service.settings import Settings
 from vampprior.card import Card
 from vampprior.preparation import Preparation
 
-__all__ = ["ARRAY_TYPES", "UPLOAD_BODY", "ModelImages", "UploadReader"]
+__all__ = ["ARRAY_TYPES", "OPTIONAL_UPLOAD_BODY", "UPLOAD_BODY", "ModelImages", "UploadReader"]
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
 ARRAY_TYPES: Mapping[str, Callable[..., NDArray[np.uint8]]] = {
@@ -50,6 +50,8 @@ all processors are busy."""
 
 UPLOAD_BODY: dict[str, Any] = {"requestBody": {"$ref": "#/components/requestBodies/Images"}}
 """OpenAPI's description of a body of images, which `service.http.openapi` adds to the document."""
+OPTIONAL_UPLOAD_BODY: dict[str, Any] = {"requestBody": {"$ref": "#/components/requestBodies/OptionalImages"}}
+"""The same, where a call can do without images."""
 
 
 Result = TypeVar("Result")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.images import png
 
-__all__ = ["contact_sheet", "encode_npy", "encode_png", "render", "sheet_png", "sheet_size"]
+__all__ = ["contact_sheet", "encode_npy", "encode_png", "enlarged_levels", "render", "sheet_png", "sheet_size"]
 
 ROWS_AT_ONCE = 256  # of a PNG that is written, so that a large one is not held twice
 GAP = 64  # dark gray between the images of a contact sheet
@@ -67,6 +67,11 @@ def encode_npy(array: NDArray[np.generic]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def enlarged_levels(images: NDArray[np.floating], scale: int) -> NDArray[np.uint8]:
+    """Gray levels (or colours) of images with values in [0, 1], each pixel a square of `scale` pixels."""
+    return _enlarge(_levels(images), scale)
 
 
 def _levels(images: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.tools)
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A service whose model takes the images that the documentation fills in."""
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a model that takes the images that the documentation fills in."""
     store, name = tmp_path_factory.mktemp("model_store"), "static_mnist-hvae-vampprior"
     config = ModelConfig(hidden_dim=16, z1_dim=4, z2_dim=3, num_components=50)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_checkpoint(store / name / "1", build_model(config), Card(name, "1", config))
-    app = create_app(Settings(model_store=store, workers=1, deadline_seconds=600))
+    return store
+
+
+@pytest.fixture(scope="module")
+def url(tiny_store: Path) -> Iterator[str]:
+    """Address of a service with the tiny model."""
+    with run_service(tiny_store) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """Runs a service and gives its address: `with serve(store, api_keys="one") as url:`."""
+    return run_service
+
+
+@contextlib.contextmanager
+def run_service(store: Path, **settings: Any) -> Iterator[str]:
+    """Run a service; gives its address."""
+    app = create_app(Settings(model_store=store, workers=1, deadline_seconds=600, **settings))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

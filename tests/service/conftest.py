@@ -34,7 +34,7 @@ from service.http.server import Server
 from service.images import encode_png
 from service.settings import Settings
 from vampprior import LatentModel, ModelConfig, build_model
-from vampprior.calibration import Calibration, write_calibration
+from vampprior.calibration import Calibration, LatentMap, write_calibration
 from vampprior.card import Card
 from vampprior.checkpoint import load_checkpoint, save_checkpoint
 from vampprior.statistics import image_statistics
@@ -129,9 +129,19 @@ def calibrate_tiny(folder: Path, name: str = "default", *, count: int = 150, tab
         model, torch.from_numpy(bits.astype(np.float32)), generator=torch.Generator().manual_seed(0)
     )
     log_likelihoods = dict.fromkeys(tables, statistics.log_likelihood)
+    dim, rng = next(iter(model.latent_dims.values())), np.random.default_rng(8)
+    labels = np.arange(count, dtype=np.int32) % 4
+    components = rng.random((card.model.num_components, 2))
+    latent_map = LatentMap(rng.random(dim), np.eye(2, dim), rng.random((count, 2)), labels, components)
     write_calibration(
         folder,
-        Calibration.of(statistics, name=name, weights_sha256=card.weights_sha256, log_likelihoods=log_likelihoods),
+        Calibration.of(
+            statistics,
+            name=name,
+            weights_sha256=card.weights_sha256,
+            log_likelihoods=log_likelihoods,
+            latent_map=latent_map,
+        ),
     )
 
 

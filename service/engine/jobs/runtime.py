@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.engine.protocol import Encode, Reconstruct, Score
+from service.engine.protocol import Encode, Interpolate, Reconstruct, Score
 from vampprior.calibration import Calibration
 from vampprior.card import Card
 from vampprior.distributions import Mixture
@@ -77,7 +77,7 @@ class Runtime:
         """Where the unit interval is cut into the components' weights, as in `Mixture.sample_index`."""
         return self.mixture.log_weights.double().exp().cumsum(0).cpu().numpy()
 
-    def images(self, payloads: Sequence[Reconstruct | Encode | Score]) -> Tensor:
+    def images(self, payloads: Sequence[Reconstruct | Encode | Score | Interpolate]) -> Tensor:
         """The pixels of all payloads as the model sees them, (N, C, H, W), padded."""
         levels = np.frombuffer(b"".join(payload.levels for payload in payloads), np.uint8)
         return self.model.likelihood.from_bytes(self.tensor(padded(levels.reshape(-1, *self.image_shape))))
