@@ -20,7 +20,11 @@ COLOUR_KINDS = [
     for model in COLOUR_MODELS
     for likelihood in ("discretized_logistic", "logistic_mixture")
 ]
-KINDS = [*("-".join(kind) for kind in product(MODELS, PRIORS, LIKELIHOODS)), *COLOUR_KINDS]
+PAIRS = [
+    *product(MODELS, PRIORS, ["bernoulli"]),
+    *product(MODELS, ["vampprior"], sorted({*LIKELIHOODS} - {"bernoulli"})),
+]
+KINDS = [*("-".join(kind) for kind in PAIRS), *COLOUR_KINDS]
 WITHOUT_PSEUDO_INPUTS = ("standard", "mog")
 GRAY = np.random.default_rng(0).integers(0, 256, (1, 8, 8))
 PICTURE = encode_png(((GRAY + 0.5) / 256).astype(np.float32))
