@@ -17,8 +17,9 @@ from benchmarks.results import Result
 from service.bulk.journal import Journal
 from service.bulk.rows import What
 from service.bulk.scorers import LocalScorer, Scoring, local_scorer
-from service.bulk.scoring import Preparation, score_all
+from service.bulk.scoring import score_all
 from service.bulk.sources import find_items
+from service.images import Target
 from service.settings import Settings
 from vampprior.calibration import DEFAULT_NAME, read_calibrations
 from vampprior.checkpoint import load_checkpoint
@@ -104,7 +105,8 @@ async def _score(scorer: LocalScorer, path: Path, what: What) -> None:
     """Everything that the command does with the images, but for the output."""
     items = find_items([path], scorer.image_shape)
     with Journal(path.with_suffix(".journal"), {}) as journal:
-        await score_all(scorer, items, journal, what, Preparation(resize=False, invert=False), lambda _: None)
+        target = Target(scorer.image_shape, scorer.preparation, resize=False, invert=False)
+        await score_all(scorer, items, journal, what, target, lambda _: None)
         assert len(journal.done) == len(items)
         assert not any(row.error for row in journal.rows())
         journal.delete()

@@ -26,7 +26,9 @@ __all__ = ["init", "recipe_text"]
 
 MEASURED_SECONDS = 5.0
 SMALL_SET = 2000
-"""Training images below which a recipe guards against overfitting."""
+"""Training images below which a recipe guards against overfitting; docs/small-sets.md has the measurements."""
+SHIFTED_SIDE = 16
+"""Shortest side of images that are shifted: the smallest shift, one pixel, changes smaller ones too much."""
 LIKELIHOOD = {"binary": "bernoulli", "gray": "discretized_logistic", "rgb": "logistic_mixture"}
 STEPS, COMPONENTS = {"hvae": 20_000, "resnet_hvae": 2_000}, {"hvae": 500, "resnet_hvae": 50}
 """Most steps of a training, and most pseudo-inputs, which pass through the encoder in every step."""
@@ -110,7 +112,7 @@ def recipe_text(name: str, place: str, dataset: Dataset) -> str:
         if small
         else "ema_decay = 0.999  # validate and keep a moving average of the weights"
     )
-    augment = '["shift"]' if small else "[]"
+    augment = '["shift"]' if small and min(height, width) >= SHIFTED_SIDE else "[]"
     size = f"{height}" if height == width else f"[{height}, {width}]"
     return f"""\
 # Written by `python -m training init`. Change what you like; docs/training.md describes every setting.

@@ -132,6 +132,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
         default: Whether it answers calls that name no model.
         reason: Why it was refused.
         architecture: The network, with its `image_shape` (C, H, W); None if it was refused.
+        preparation: Size, mode and fit to which the service prepares images of any size; None if they must have the
+            model's size.
         dataset: What it was trained on.
         log_likelihood: Mean over its test set in nats.
     """
@@ -142,6 +144,7 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     default: bool = False
     reason: str | None = None
     architecture: dict[str, Any] | None = None
+    preparation: dict[str, Any] | None = None
     dataset: str | None = None
     log_likelihood: float | None = None
 

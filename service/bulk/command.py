@@ -14,7 +14,6 @@ import typer
 from service.bulk.rows import What
 from service.bulk.run import Counts, Plan, run
 from service.bulk.scorers import Scorer, Scoring, local_scorer, remote_scorer
-from service.bulk.scoring import Preparation
 from service.bulk.sources import SourceError
 from service.errors import Problem
 from service.settings import SettingsError, load_settings
@@ -56,7 +55,9 @@ def score(
     ] = False,
     html: Annotated[Path | None, typer.Option(help="Where to write a report, a page that needs no other file.")] = None,
     column: Annotated[str | None, typer.Option(help="Column of Parquet files that holds image files.")] = None,
-    resize: Annotated[bool, typer.Option("--resize", help="Fit images of another size to the model's.")] = False,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Stretch images of another size, for models whose card has no preparation.")
+    ] = False,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and light.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that is there, and begin anew.")
@@ -75,7 +76,8 @@ def score(
         html=html,
         what=what,
         scoring=Scoring(num_samples, seed, false_alarm_rate),
-        preparation=Preparation(resize, invert),
+        resize=resize,
+        invert=invert,
         novel_only=novel_only,
         column=column,
         overwrite=overwrite,

@@ -19,9 +19,9 @@ from service.bulk.histogram import Histogram, histogram
 from service.bulk.journal import Journal
 from service.bulk.rows import Row, What
 from service.bulk.scorers import Scorer
-from service.bulk.scoring import Preparation, load_image
+from service.bulk.scoring import load_image
 from service.bulk.sources import Item
-from service.images import encode_png
+from service.images import Target, encode_png
 from vampprior.files import atomic_write
 
 __all__ = ["ODDEST", "write_report"]
@@ -53,7 +53,7 @@ class Card:
 
 
 async def write_report(
-    path: Path, journal: Journal, items: Sequence[Item], scorer: Scorer, what: What, preparation: Preparation
+    path: Path, journal: Journal, items: Sequence[Item], scorer: Scorer, what: What, target: Target
 ) -> None:
     """Write the report of a finished run: histograms, the oddest images by p-value, and the broken ones.
 
@@ -61,7 +61,7 @@ async def write_report(
     """
     names = {item.name for item in items}
     oddest = heapq.nsmallest(ODDEST, (row for row in journal.rows() if row.error is None), key=_oddness)
-    cards = await _cards([row for row in oddest if row.file in names], items, scorer, preparation)
+    cards = await _cards([row for row in oddest if row.file in names], items, scorer, target)
     style = _resource("report.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string(_resource("report.html")).render(
@@ -123,10 +123,10 @@ def _inner_range(values: NDArray[np.floating]) -> tuple[float, float]:
     return float(max(values.min(), first - reach)), float(min(values.max(), third + reach))
 
 
-async def _cards(rows: Sequence[Row], items: Sequence[Item], scorer: Scorer, preparation: Preparation) -> list[Card]:
+async def _cards(rows: Sequence[Row], items: Sequence[Item], scorer: Scorer, target: Target) -> list[Card]:
     wanted = {row.file for row in rows}
     by_name = {item.name: item for item in items if item.name in wanted}
-    loaded = [(row, load_image(by_name[row.file], scorer.image_shape, preparation)) for row in rows]
+    loaded = [(row, load_image(by_name[row.file], target)) for row in rows]
     images = [(row, image) for row, image in loaded if not isinstance(image, str)]
     if not images:
         return []

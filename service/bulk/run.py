@@ -15,8 +15,9 @@ from service.bulk.outputs import OUTPUTS, write_output
 from service.bulk.report import write_report
 from service.bulk.rows import Row, What, columns_of
 from service.bulk.scorers import Scorer, Scoring
-from service.bulk.scoring import Preparation, score_all
+from service.bulk.scoring import score_all
 from service.bulk.sources import SourceError, find_items
+from service.images import Target
 
 __all__ = ["Counts", "Plan", "run"]
 
@@ -31,7 +32,8 @@ class Plan:
         html: Where the report goes, if one is wanted.
         what: What is computed.
         scoring: Parameters of the scores.
-        preparation: How images are fitted to the model.
+        resize: Stretch images of another size, for models without a preparation.
+        invert: Swap dark and light.
         novel_only: Leave images out of the output that are not new to the model.
         column: Column of Parquet files that holds images.
         overwrite: Replace an output that is there, and forget its journal.
@@ -42,7 +44,8 @@ class Plan:
     html: Path | None
     what: What
     scoring: Scoring
-    preparation: Preparation
+    resize: bool
+    invert: bool
     novel_only: bool
     column: str | None
     overwrite: bool
@@ -90,8 +93,8 @@ class Plan:
             "num_samples": self.scoring.num_samples if self.what.loglik else None,
             "seed": self.scoring.seed,
             "false_alarm_rate": self.scoring.false_alarm_rate,
-            "resize": self.preparation.resize,
-            "invert": self.preparation.invert,
+            "resize": self.resize,
+            "invert": self.invert,
         }
 
 
@@ -112,18 +115,17 @@ async def run(plan: Plan, scorer: Scorer) -> Counts:
     """
     plan.check_model(scorer)
     items = find_items(plan.paths, scorer.image_shape, plan.column)
+    target = Target(scorer.image_shape, scorer.preparation, plan.resize, plan.invert)
     if plan.overwrite:
         plan.journal.unlink(missing_ok=True)
     with Journal(plan.journal, plan.parameters(scorer)) as journal:
         with _progress(len(items), len(journal.done)) as progress:
             (bar,) = progress.task_ids
-            await score_all(
-                scorer, items, journal, plan.what, plan.preparation, lambda count: progress.advance(bar, count)
-            )
+            await score_all(scorer, items, journal, plan.what, target, lambda count: progress.advance(bar, count))
         rows = (row for row in journal.rows() if not plan.novel_only or row.novel or row.error)
         write_output(plan.output, rows, columns_of(plan.what))
         if plan.html is not None:
-            await write_report(plan.html, journal, items, scorer, plan.what, plan.preparation)
+            await write_report(plan.html, journal, items, scorer, plan.what, target)
         counts = _counts(scorer.reference, journal.rows())
         journal.delete()
     return counts

@@ -20,6 +20,7 @@ from service.models.loaded import LoadedModel
 from service.models.store import ModelStore
 from service.settings import MAX_SECONDS, Settings
 from vampprior.novelty import NUM_SAMPLES
+from vampprior.preparation import Preparation
 from vampprior_client import AsyncClient, LogLikelihood, ModelSummary, Novelty, RequestError
 from vampprior_client.results import read_npy
 
@@ -55,6 +56,8 @@ class Scorer(Protocol):
     reference: str
     """The model, `name@version`."""
     image_shape: tuple[int, int, int]
+    preparation: Preparation | None
+    """The preparation on the model's card, if it has one."""
     num_calibration: int | None
     """Calibration images, 0 for none; None if that is not known before the first answer."""
 
@@ -80,6 +83,7 @@ class RemoteScorer:
         self.reference = f"{model.name}@{model.version}"
         channels, height, width = (model.architecture or {})["image_shape"]
         self.image_shape = (int(channels), int(height), int(width))
+        self.preparation = None if model.preparation is None else Preparation.from_dict(model.preparation)
 
     async def log_likelihoods(self, levels: Levels) -> list[LogLikelihood]:
         scoring = self._scoring
@@ -137,6 +141,7 @@ class LocalScorer:
     def __init__(self, model: LoadedModel, scoring: Scoring) -> None:
         self._model, self._engine, self._scoring = model, model.engine, scoring
         self.reference, self.image_shape = model.reference, model.card.model.image_shape
+        self.preparation = model.card.preparation
         self.num_calibration: int | None = model.calibrations.get("default", 0)
 
     async def log_likelihoods(self, levels: Levels) -> list[LogLikelihood]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -16,10 +15,10 @@ from service.bulk.rows import Row, What
 from service.bulk.scorers import Scorer
 from service.bulk.sources import Item
 from service.errors import Problem, WrongSize
-from service.images import fit_to_model
+from service.images import Target
 from vampprior_client.async_client import in_order
 
-__all__ = ["Preparation", "load_image", "score_all"]
+__all__ = ["load_image", "score_all"]
 
 IMAGES = {What.NOVELTY: 64, What.LOGLIK: 8, What.BOTH: 8}
 """Images of a batch. With log-likelihoods it takes seconds, which is what a kill may cost."""
@@ -28,20 +27,12 @@ IN_FLIGHT = 4
 Levels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """How images become images of the model: `resize` others to its size, `invert` dark and light."""
-
-    resize: bool
-    invert: bool
-
-
 async def score_all(
     scorer: Scorer,
     items: Sequence[Item],
     journal: Journal,
     what: What,
-    preparation: Preparation,
+    target: Target,
     on_scored: Callable[[int], None],
 ) -> None:
     """Score the images that the journal lacks, and append their rows to it in order.
@@ -51,24 +42,24 @@ async def score_all(
         items: All images.
         journal: Where rows go.
         what: What is computed.
-        preparation: How images are fitted to the model.
+        target: What images are turned into.
         on_scored: Called with the number of images of each batch that has been appended.
     """
     remaining = iter([item for item in items if item.name not in journal.done])
 
     def work() -> Iterator[Coroutine[Any, Any, list[Row]]]:
         while batch := list(islice(remaining, IMAGES[what])):
-            yield _score(scorer, batch, what, preparation)
+            yield _score(scorer, batch, what, target)
 
     async for rows in in_order(work(), IN_FLIGHT):
         journal.append(rows)
         on_scored(len(rows))
 
 
-def load_image(item: Item, image_shape: tuple[int, int, int], preparation: Preparation) -> Levels | str:
+def load_image(item: Item, target: Target) -> Levels | str:
     """The image in the model's shape (C, H, W), or why there is none."""
     try:
-        return fit_to_model(item.read(), image_shape, resize=preparation.resize, invert=preparation.invert)
+        return target.fit(item.read())
     except WrongSize as error:
         return f"{error.detail.partition('. ')[0]}. The options --resize and --invert fit it."
     except Problem as error:
@@ -77,9 +68,8 @@ def load_image(item: Item, image_shape: tuple[int, int, int], preparation: Prepa
         return f"The image cannot be read: {error}"
 
 
-async def _score(scorer: Scorer, items: Sequence[Item], what: What, preparation: Preparation) -> list[Row]:
-    shape = scorer.image_shape
-    images = await asyncio.to_thread(lambda: [load_image(item, shape, preparation) for item in items])
+async def _score(scorer: Scorer, items: Sequence[Item], what: What, target: Target) -> list[Row]:
+    images = await asyncio.to_thread(lambda: [load_image(item, target) for item in items])
     good = [image for image in images if not isinstance(image, str)]
     scored = iter(await _rows(scorer, np.stack(good), what) if good else [])
     return [

@@ -261,6 +261,11 @@ class ModelSummary(BaseModel):
     default: bool = Field(False, description="Whether it answers requests that name no model.")
     reason: str | None = Field(None, description="Why it was refused.")
     architecture: dict[str, Any] | None = Field(None, description="The network, as in the card.")
+    preparation: dict[str, Any] | None = Field(
+        None,
+        description="Size, mode and fit to which images of any size are prepared; null if they must have the model's.",
+        examples=[None],
+    )
     dataset: str | None = Field(None, examples=["static_mnist"])
     log_likelihood: float | None = Field(None, description="Mean over its test set, in nats.", examples=[-83.2])
 

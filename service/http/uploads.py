@@ -23,11 +23,10 @@ from service.http.arrays import ImageArray
 from service.http.budget import Budget
 from service.http.forms import iterate_form_files, read_form_files
 from service.http.json_images import read_json_images
-from service.images import check_pixels, check_size, fit_to_model, format_names, open_image, read_npy, read_npz
+from service.images import Target, check_pixels, format_names, open_image, read_npy, read_npz
 from service.images.pixels import OpenedImage
 from service.settings import Settings
 from vampprior.card import Card
-from vampprior.preparation import Preparation
 
 __all__ = ["ARRAY_TYPES", "OPTIONAL_UPLOAD_BODY", "UPLOAD_BODY", "ModelImages", "UploadReader"]
 
@@ -84,33 +83,6 @@ class ModelImages:
         return [image.tobytes() for image in self.gray]
 
 
-@dataclass(frozen=True)
-class _Target:
-    """What uploaded images are turned into.
-
-    shape:       shape of the model's images, (C, H, W)
-    preparation: the model's, which takes images of any size; None for models without one
-    resize:      stretch images of another size, for models without a preparation
-    invert:      swap dark and light
-    """
-
-    shape: tuple[int, int, int]
-    preparation: Preparation | None
-    resize: bool
-    invert: bool
-
-    def check_size(self, size: tuple[int, int]) -> None:
-        """Raise `WrongSize` for a size, (height, width), that cannot be made the model's."""
-        if self.preparation is None:
-            check_size(size, self.shape, resize=self.resize)
-
-    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Decoded pixels as an image of the model's shape."""
-        if self.preparation is None:
-            return fit_to_model(pixels, self.shape, resize=self.resize, invert=self.invert)
-        return self.preparation.prepare(~pixels if self.invert else pixels)
-
-
 class _Hold:
     """Body bytes of one request that count towards the budget of the process."""
 
@@ -164,7 +136,7 @@ class UploadReader:
         `BadImage` or `BadParameter` for images that cannot be used, and `Overloaded` if the process already holds or
         decodes as much as it may.
         """
-        target = _Target(card.model.image_shape, card.preparation, resize, invert)
+        target = Target(card.model.image_shape, card.preparation, resize, invert)
         content_type = request.headers.get("content-type", "")
         hold, stop = _Hold(self.body_bytes), threading.Event()
         work: Future[ModelImages] | None = None
@@ -192,7 +164,7 @@ class UploadReader:
 
         Raises what `read` raises, when it comes to the image that is wrong.
         """
-        target = _Target(card.model.image_shape, card.preparation, resize, invert)
+        target = Target(card.model.image_shape, card.preparation, resize, invert)
         content_type = request.headers.get("content-type", "")
         hold, stop = _Hold(self.stream_bytes), threading.Event()
         work: Future[ModelImages | None] | None = None
@@ -229,7 +201,7 @@ class UploadReader:
                 work.add_done_callback(lambda _: self._release(hold))
 
     def _windows(
-        self, content_type: str, body: bytes, target: _Target, size: int, stop: threading.Event
+        self, content_type: str, body: bytes, target: Target, size: int, stop: threading.Event
     ) -> Iterator[ModelImages]:
         if _media_type(content_type, self.formats) in ARRAY_TYPES:
             yield from self._array_windows(body, target, size)
@@ -238,7 +210,7 @@ class UploadReader:
         while batch := list(islice(files, size)):
             yield self._decode(batch, self._open(batch, target, stop), target, stop)
 
-    def _array_windows(self, body: bytes, target: _Target, size: int) -> Iterator[ModelImages]:
+    def _array_windows(self, body: bytes, target: Target, size: int) -> Iterator[ModelImages]:
         array = ImageArray.open(body, target.shape, max_images=self.settings.stream_images)
         for start in range(0, len(array), size):
             images = array.read(min(size, len(array) - start))
@@ -266,7 +238,7 @@ class UploadReader:
             with contextlib.suppress(RuntimeError):  # the service stops
                 self._threads.submit(trim_memory)
 
-    def _read(self, content_type: str, body: bytes, target: _Target, stop: threading.Event) -> ModelImages:
+    def _read(self, content_type: str, body: bytes, target: Target, stop: threading.Event) -> ModelImages:
         read_array = ARRAY_TYPES.get(_media_type(content_type, self.formats))
         if read_array is not None:
             return self._read_array(read_array, body, target)
@@ -274,7 +246,7 @@ class UploadReader:
         images = self._open(files, target, stop)
         return self._decode(files, images, target, stop)
 
-    def _read_array(self, read_array: Callable[..., NDArray[np.uint8]], body: bytes, target: _Target) -> ModelImages:
+    def _read_array(self, read_array: Callable[..., NDArray[np.uint8]], body: bytes, target: Target) -> ModelImages:
         _, height, width = target.shape
         most = min(self.settings.max_images, self.settings.max_request_pixels // (height * width))
         images = read_array(body, target.shape, max_images=most)
@@ -294,7 +266,7 @@ class UploadReader:
             raise BadParameter(NO_IMAGE)
         return files
 
-    def _open(self, files: Sequence[tuple[str, bytes]], target: _Target, stop: threading.Event) -> list[OpenedImage]:
+    def _open(self, files: Sequence[tuple[str, bytes]], target: Target, stop: threading.Event) -> list[OpenedImage]:
         """Check every image's header before the pixels of any are decoded."""
         images = []
         for name, content in files:
@@ -312,7 +284,7 @@ class UploadReader:
         return images
 
     def _decode(
-        self, files: Sequence[tuple[str, bytes]], images: list[OpenedImage], target: _Target, stop: threading.Event
+        self, files: Sequence[tuple[str, bytes]], images: list[OpenedImage], target: Target, stop: threading.Event
     ) -> ModelImages:
         fitted = np.empty((len(images), *target.shape), np.uint8)
         self._large = self._large or max(image.pixels for image in images) > LARGE_PIXELS

@@ -10,10 +10,12 @@ from service.images.reading import (
     format_names,
     open_image,
 )
+from service.images.target import Target
 from service.images.writing import contact_sheet, encode_npy, encode_png, render, sheet_png, sheet_size
 
 __all__ = [
     "FORMATS",
+    "Target",
     "check_pixels",
     "check_size",
     "contact_sheet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from service.bulk.command import app
 from service.images import decode_image
 from training.data.image_files import read_pixels
 from vampprior import Preparation
@@ -80,15 +83,21 @@ def test_trained_and_served_pixels_are_equal(name: str, mode: Any, tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def prepared(serve: Any, save_model: Any, calibrate: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A service with a model of gray images whose card has a preparation and a view."""
+def own_store(save_model: Any, calibrate: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a model of gray images whose card has a preparation and a view."""
     store = tmp_path_factory.mktemp("store")
     folder = save_model(store, "own", "1", seed=1, likelihood="discretized_logistic")
     calibrate(folder)
     changes = {"preparation": Preparation((8, 8), "gray", "crop").to_dict(), "pseudo_input_view": "decoded"}
     card = read_card(folder)
     write_card(folder, type(card).from_dict(card.to_dict() | changes))
-    with serve(model_store=store, default_model="own", cache_memory_bytes=1_000_000) as service:
+    return store
+
+
+@pytest.fixture(scope="module")
+def prepared(serve: Any, own_store: Path) -> Iterator[Any]:
+    """A service with this store."""
+    with serve(model_store=own_store, default_model="own", cache_memory_bytes=1_000_000) as service:
         yield service
 
 
@@ -119,6 +128,32 @@ def test_invert_swaps_dark_and_light_before_the_preparation(prepared: Any, read_
 
     levels = SMOOTH[..., 0].copy()
     np.testing.assert_array_equal(reconstruction(levels, "&invert=true"), reconstruction(~levels))
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("remote", [False, True])
+def test_bulk_scoring_prepares_images_as_uploads(
+    prepared: Any, own_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool, invert: bool
+) -> None:
+    for name, value in (("MODEL_STORE", str(own_store)), ("DEFAULT_MODEL", "own"), ("WORKERS", "1")):
+        monkeypatch.setenv(f"VAMP_{name}", value)
+    names = {"turned.jpg": "jpeg 6", "alpha.png": "png with alpha", "deep.png": "16-bit png"}
+    for name, kind in names.items():
+        (tmp_path / name).write_bytes(FILES[kind])
+    output = tmp_path / "scores.jsonl"
+    options = [*(["--url", prepared.url] if remote else []), *(["--invert"] if invert else [])]
+    files = [str(tmp_path / name) for name in names]
+    arguments = ["score", *files, "--num-samples", "20", "--output", str(output), *options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    uploads = [("file", FILES[kind]) for kind in names.values()]
+    query = f"seed=0&invert={str(invert).lower()}"
+    scores = prepared.client.post(f"/loglik?num_samples=20&{query}", files=uploads).json()["results"]
+    decisions = prepared.client.post(f"/novelty?{query}", files=uploads).json()["results"]
+    assert [row["log_likelihood"] for row in rows] == [score["log_likelihood"] for score in scores]
+    assert [row["p_value"] for row in rows] == [decision["p_value"] for decision in decisions]
+    assert [row["novelty_score"] for row in rows] == [decision["score"] for decision in decisions]
 
 
 def test_models_without_a_preparation_still_need_resize(client: Any, problem: Any) -> None:

@@ -169,7 +169,7 @@ def test_decoding_stops_after_the_image_during_which_the_request_was_cancelled(
     monkeypatch: pytest.MonkeyPatch, pngs: list[bytes]
 ) -> None:
     leaving = Leaving()
-    monkeypatch.setattr("service.http.uploads.fit_to_model", leaving)
+    monkeypatch.setattr("service.images.target.fit_to_model", leaving)
     content = httpx.Request("POST", "http://x", files=[("file", png) for png in pngs])
     reader = UploadReader(Settings())
 
@@ -224,7 +224,7 @@ def test_parsing_of_a_form_stops_after_the_piece_during_which_the_request_was_ca
 
 def test_a_hang_up_stops_decoding(bounded: Any, uploads: UploadReader, monkeypatch: pytest.MonkeyPatch) -> None:
     leaving = Leaving()
-    monkeypatch.setattr("service.http.uploads.fit_to_model", leaving)
+    monkeypatch.setattr("service.images.target.fit_to_model", leaving)
     request = httpx.Request("POST", "http://x", files=[("file", LARGE)] * 2)
     connection: socket.socket = bounded.send(
         "/encode?resize=true", request.read(), media_type=request.headers["content-type"]

@@ -99,7 +99,7 @@ def test_images_that_take_long_to_decode_are_decoded_beside_the_event_loop(
         threads.append(threading.current_thread().name)
         return fit_to_model(*arguments, **options)
 
-    monkeypatch.setattr("service.http.uploads.fit_to_model", noting)
+    monkeypatch.setattr("service.images.target.fit_to_model", noting)
     image = np.random.default_rng(0).integers(0, noise + 1, (1, size, size)) / 256
     post("/encode?resize=true", files={"file": encode_png(image)})
     assert [name.startswith("decode") for name in threads] == [apart]

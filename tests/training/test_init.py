@@ -133,7 +133,7 @@ def test_a_recipe_that_exists_is_replaced_only_by_force(command: Any, make_folde
     code, _, err = command("init", folder, "--output", target, "--force", "--size", 8, "--mode", "binary")
     assert code == 0, err
     images = tomllib.loads(target.read_text())["images"]
-    assert images == {"size": 8, "mode": "binary", "fit": "crop", "augment": ["shift"]}
+    assert images == {"size": 8, "mode": "binary", "fit": "crop", "augment": []}
 
 
 def own_dataset(number: int, mode: Any = "gray", size: tuple[int, int] = (10, 12)) -> Dataset:
@@ -149,11 +149,18 @@ def own_dataset(number: int, mode: Any = "gray", size: tuple[int, int] = (10, 12
 def test_small_sets_get_fewer_pseudo_inputs_and_more_regularization(
     number: int, components: int, batch_size: int, weight_decay: float
 ) -> None:
-    recipe = Recipe.from_dict(tomllib.loads(recipe_text("own", "/own images", own_dataset(number))))
+    dataset = own_dataset(number, size=(16, 20))
+    recipe = Recipe.from_dict(tomllib.loads(recipe_text("own", "/own images", dataset)))
     assert (recipe.model.num_components, recipe.training.batch_size) == (components, batch_size)
     assert recipe.training.weight_decay == weight_decay
     assert recipe.images.augment == (("shift",) if weight_decay else ())
     assert recipe.training.warmup_epochs < recipe.training.max_epochs
+
+
+@pytest.mark.parametrize(("size", "augment"), [((16, 16), ("shift",)), ((40, 15), ())])
+def test_images_of_a_small_side_are_not_shifted(size: tuple[int, int], augment: tuple[str, ...]) -> None:
+    recipe = Recipe.from_dict(tomllib.loads(recipe_text("own", "/own", own_dataset(100, size=size))))
+    assert recipe.images.augment == augment
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from vampprior.likelihoods import LIKELIHOODS
 from vampprior.networks.images import over_images
 from vampprior.networks.posteriors import BottomPosterior, ImageEncoder
 
-__all__ = ["GridConv", "ResNetDecoder", "ResNetEncoder", "ResNetPosterior", "ResidualBlock"]
+__all__ = ["GridConv", "ResNetDecoder", "ResNetEncoder", "ResNetPosterior", "ResidualBlock", "SubPixelConv"]
 
 MIN_SIDE, MAX_SIDE = 8, 128
 COARSEST = 8
@@ -62,6 +63,37 @@ class GridConv(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, grid: Grid, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, padding=kernel // 2)
         self.out_values = out_channels * math.prod(grid)
+
+
+class SubPixelConv(GridConv):
+    """1x1 convolution that doubles the sides of a grid: a point gives 2x2 points (Shi et al., 2016).
+
+    The four points start with equal weights, since random ones make a checkerboard pattern that long training only
+    partly removes (Aitken et al., 2017).
+
+    `forward` takes $(N, in_channels, H, W)$ to $(N, out_channels, 2 H, 2 W)$.
+
+    References:
+        | Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network
+        | (Shi et al., 2016)
+        | https://arxiv.org/abs/1609.05158
+        | Checkerboard artifact free sub-pixel convolution (Aitken et al., 2017)
+        | https://arxiv.org/abs/1707.02937
+
+    Example:
+        >>> y = SubPixelConv(8, 3, grid=(4, 5))(torch.randn(2, 8, 4, 5))
+        >>> y.shape, bool((y[..., ::2, ::2] == y[..., 1::2, 1::2]).all())
+        (torch.Size([2, 3, 8, 10]), True)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, grid: Grid) -> None:
+        super().__init__(in_channels, 4 * out_channels, 1, grid)
+        with torch.no_grad():
+            for weights in self.parameters():
+                weights.copy_(weights[::4].repeat_interleave(4, dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(super().forward(x), 2)
 
 
 class ResidualBlock(nn.Module):
@@ -141,15 +173,9 @@ class ResNetPosterior(BottomPosterior):
 class ResNetDecoder(nn.Module):
     r"""Parameters of $p(x \mid z_1, z_2)$: residual blocks on ever finer grids, up to half of the image's sides.
 
-    A point of the finest grid gives the parameters of 2x2 pixels (Shi et al., 2016); those beyond the image are left
-    out.
+    A point of the finest grid gives the parameters of 2x2 pixels; those beyond the image are left out.
 
     `forward` takes $z_2$, $(*, M_2)$, and $z_1$, $(*, M_1)$, to $(*, P H W)$ with P numbers per pixel.
-
-    References:
-        | Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network
-        | (Shi et al., 2016)
-        | https://arxiv.org/abs/1609.05158
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -167,7 +193,7 @@ class ResNetDecoder(nn.Module):
         layers += [*_activation(channels[-1]), GridConv(channels[-1], 2 * channels[-1], 1, sides[-1]), nn.SiLU()]
         self.layers = nn.Sequential(*layers)
         outputs = LIKELIHOODS[config.likelihood].outputs(config.image_shape[0])
-        self.pixels = GridConv(2 * channels[-1], 4 * outputs, 1, sides[-1])
+        self.pixels = SubPixelConv(2 * channels[-1], outputs, sides[-1])
         self.kept_values = kept_values(self)
 
     def forward(self, z2: Tensor, z1: Tensor) -> Tensor:
@@ -177,7 +203,7 @@ class ResNetDecoder(nn.Module):
 
     def _pixel_params(self, points: Tensor) -> Tensor:
         planes = self.pixels(self.layers(channels_last(points)))
-        return _crop(F.pixel_shuffle(planes, 2), self.image_shape[1:]).flatten(1)
+        return _crop(planes, self.image_shape[1:]).flatten(1)
 
 
 class Upsampling(nn.Module):
@@ -185,10 +211,10 @@ class Upsampling(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, coarse: Grid, fine: Grid) -> None:
         super().__init__()
-        self.conv, self.fine = GridConv(in_channels, 4 * out_channels, 1, coarse), fine
+        self.conv, self.fine = SubPixelConv(in_channels, out_channels, coarse), fine
 
     def forward(self, x: Tensor) -> Tensor:
-        return _crop(F.pixel_shuffle(self.conv(x), 2), self.fine)
+        return _crop(self.conv(x), self.fine)
 
 
 def kept_values(network: nn.Module) -> int:

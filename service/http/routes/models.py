@@ -85,6 +85,7 @@ def _summary(model: LoadedModel, store: ModelStore) -> ModelSummary:
         status="ready",
         default=store.is_default(model),
         architecture=card.model.to_dict(),
+        preparation=card.preparation and card.preparation.to_dict(),
         dataset=dataset if isinstance(dataset, str) else None,
         log_likelihood=log_likelihood if isinstance(log_likelihood, int | float) else None,
     )
