@@ -140,7 +140,11 @@ def test_every_number_has_bounds(monkeypatch: pytest.MonkeyPatch, name: str, val
 def test_every_number_may_be_as_large_as_its_bound(name: str) -> None:
     field: Any = Settings.model_fields[name]
     (most,) = [item.le for item in field.metadata if hasattr(item, "le")]
-    room = {"held_body_bytes": 2**40, "decoding_pixels": 10**12}  # at least the largest body, and image
+    room = {
+        "held_body_bytes": 2**40,
+        "held_stream_bytes": 2**40,
+        "decoding_pixels": 10**12,
+    }  # at least the largest body, and image
     assert getattr(Settings(**(room | {name: most})), name) == most
 
 

@@ -52,7 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "wake, HVAE, VampPrior from images, gray": {
         "model": {"model": "hvae", "prior": "vampprior", "likelihood": "logistic"},
-        "pseudo_inputs": {"init": "data"},
+        "pseudo_inputs": {"start": "images"},
         "images": "gray",
     },
     "sleep, HVAE, VampPrior": {

@@ -494,7 +494,7 @@ def test_one_that_fails_stops_no_other_and_what_is_done_is_skipped(
     assert "1 failed, 1 done" in out
     counted, failed = err.splitlines()
     assert counted.startswith("1 of 2 failed")
-    assert re.fullmatch("  broken: .*nothing.npz is neither a folder of images nor an .npz file", failed)
+    assert re.fullmatch("  broken: .*nothing.npz is neither a folder of images nor an .npz or .npy file", failed)
     card = read_card(tmp_path / "store" / "tiny" / "1")
     assert (card.metrics["num_samples"], card.metrics["num_images"], card.training["seed"]) == (2, 5, 3)
     said = (tmp_path / "runs" / "tiny" / "1" / "log.txt").read_text()

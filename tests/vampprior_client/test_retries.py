@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -27,8 +29,10 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(wait: float) -> None:
         seconds.append(wait)
 
-    monkeypatch.setattr("vampprior_client.client.time.sleep", seconds.append)
-    monkeypatch.setattr("vampprior_client.async_client.asyncio.sleep", sleep)
+    # other threads of the process go on sleeping
+    blocking = SimpleNamespace(**vars(time) | {"sleep": seconds.append})
+    monkeypatch.setattr("vampprior_client.client.time", blocking)
+    monkeypatch.setattr("vampprior_client.async_client.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
     return seconds
 
 

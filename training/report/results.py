@@ -168,7 +168,7 @@ def beyond_the_paper(card: Card) -> str:
         "last weights": known.get("keep") == "last",
         **{f"{words} {known.get(key)}": bool(number(known, key)) for key, words in BEYOND.items()},
         "bfloat16": known.get("precision") == "bfloat16",
-        "pseudo-inputs from images": learns and not start and pseudo_inputs.get("init") == "data",
+        "pseudo-inputs from images": learns and not start and pseudo_inputs.get("start") in ("images", "kmeans"),
     }
     return ", ".join(words for words, used in settings.items() if used)
 
