@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from service.errors import BadImage
 from service.images import decode_image
+from service.images.arrays import BAD_HEADER, BAD_ZIP
 
 __all__ = ["Item", "SourceError", "find_items"]
 
@@ -74,7 +74,9 @@ def printable_path(path: Path) -> str:
 
 def _items(path: Path, shape: tuple[int, int, int], column: str | None) -> Iterator[Item]:
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if path.is_fifo() or path.is_socket() or path.is_char_device():  # opening or reading one may never end
+        yield Item(printable_path(path), partial(_fail, "It is no file but a pipe, a socket or a device."))
+    elif path.is_dir():
         for file in sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names):
             if file.suffix.lower() in SUFFIXES:
                 yield from _items(file, shape, column)
@@ -100,7 +102,7 @@ def _of_container(path: Path, find: Callable[[], list[Item]]) -> list[Item]:
     """Items of a file with several images, or one item that fails if it cannot be opened."""
     try:
         items = find()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (*BAD_HEADER, *BAD_ZIP) as error:
         return [Item(printable_path(path), partial(_fail, f"The file cannot be read: {error}"))]
     return items or [Item(printable_path(path), partial(_fail, "The file holds no images."))]
 
@@ -173,7 +175,7 @@ def _levels(pixels: NDArray[Any]) -> Levels:
         raise BadImage(f"The array holds {pixels.dtype}, not numbers.")
     if not ((pixels >= 0) & (pixels <= most)).all():  # also false for NaN
         raise BadImage(f"The array has {pixels.dtype} values outside 0 to {most}.")
-    levels = (pixels.astype(np.float64) * 256.0).clip(0, 255) if is_float else pixels
+    levels = np.rint(pixels.astype(np.float64) * 255.0) if is_float else pixels  # as for uploads
     return levels.astype(np.uint8)
 
 

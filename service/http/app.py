@@ -36,6 +36,7 @@ from service.http.routes import (
 from service.http.routes.parameters import Service
 from service.http.routes.query import handlers_of
 from service.http.routes.v2 import inference, metadata
+from service.http.routes.v2.tensors import LENGTH_HEADER
 from service.http.studio import install_studio
 from service.http.uploads import UploadReader
 from service.metrics import Metrics
@@ -149,8 +150,8 @@ def _with_cors(gateway: ASGIApp, origins: Sequence[str]) -> ASGIApp:
         gateway,
         allow_origins=origins,
         allow_methods=["GET", "HEAD", "POST"],
-        allow_headers=["Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID"],
-        expose_headers=[*ANSWER_HEADERS, "Link", "Retry-After", "X-Request-ID"],
+        allow_headers=["Content-Type", "If-None-Match", LENGTH_HEADER, "X-API-Key", "X-Request-ID"],
+        expose_headers=[*ANSWER_HEADERS, LENGTH_HEADER, "Link", "Retry-After", "X-Request-ID"],
     )
 
 

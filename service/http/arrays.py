@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from typing import IO
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from service.errors import BadImage, TooLarge
-from service.images.arrays import in_model_shape, levels_of
+from service.images.arrays import BAD_HEADER, BAD_ZIP, in_model_shape, levels_of, read_header
 
 __all__ = ["ImageArray"]
 
@@ -21,8 +20,6 @@ ZIP_START, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"
 MAX_ENTRIES = 100
 """Entries of a zip archive; each becomes an object before anything can be asked of it."""
 ARCHIVED = "images.npy"
-UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, NotImplementedError, OSError)
-"""What `zipfile` and `numpy.lib.format` raise for files that are damaged or of a kind that they do not know."""
 
 
 class ImageArray:
@@ -45,8 +42,9 @@ class ImageArray:
             file = _open_archived(body) if body.startswith(ZIP_START) else io.BytesIO(body)
             if npy.read_magic(file) != (1, 0):  # later versions have headers of up to 4 GB
                 raise ValueError("only version 1.0 of the format is read")
-            shape, fortran, dtype = npy.read_array_header_1_0(file)
-        except UNREADABLE as error:
+            file.seek(0)
+            shape, fortran, dtype = read_header(file)
+        except (*BAD_HEADER, *BAD_ZIP) as error:
             raise BadImage(f"The array cannot be read: {str(error)[:200]}.") from error
         if fortran and len(shape) > 1:
             raise BadImage("The array of a stream must be in C order; np.ascontiguousarray makes one.")
@@ -72,7 +70,7 @@ class ImageArray:
         size = count * math.prod(self._shape) * self._dtype.itemsize
         try:
             data = self._file.read(size)
-        except UNREADABLE as error:
+        except BAD_ZIP as error:
             raise BadImage(f"The array cannot be read: {str(error)[:200]}.") from error
         if len(data) != size:
             raise BadImage("The array ends before the last of its images.")

@@ -184,12 +184,17 @@ class UploadReader:
             else:
                 work.add_done_callback(lambda _: self._release(hold))
 
-    async def read_with(self, request: Request, read: Callable[[bytes], Result]) -> Result:
-        """What `read` makes of the request's body: on the event loop if the body is small, else in a thread."""
+    async def read_with(
+        self, request: Request, read: Callable[[bytes], Result], *, max_bytes: int | None = None
+    ) -> Result:
+        """What `read` makes of the request's body: on the event loop if the body is small, else in a thread.
+
+        Raises `TooLarge` for more than `max_bytes`, and `Overloaded` if the process already holds as much as it may.
+        """
         hold = _Hold(self.body_bytes)
         work: Future[Result] | None = None
         try:
-            body = await _read_body(request, hold)
+            body = await _read_body(request, hold, max_bytes)
             if len(body) <= SMALL_BYTES:
                 return read(body)
             work = self._threads.submit(read, body)
@@ -323,10 +328,12 @@ def _media_type(content_type: str, formats: Sequence[str]) -> str:
     )
 
 
-async def _read_body(request: Request, hold: _Hold) -> bytes:
+async def _read_body(request: Request, hold: _Hold, max_bytes: int | None = None) -> bytes:
     """The whole body, counted towards the budget while it arrives."""
     body = io.BytesIO()  # `getvalue` does not copy
     async for chunk in request.stream():
         hold.add(len(chunk))
+        if max_bytes is not None and hold.amount > max_bytes:
+            raise TooLarge(f"The body may have at most {max_bytes:,} bytes.")
         body.write(chunk)
     return body.getvalue()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -14,13 +16,40 @@ from numpy.typing import NDArray
 
 from service.errors import BadImage, TooLarge
 
-__all__ = ["in_model_shape", "levels_of", "read_npy", "read_npz"]
+__all__ = ["BAD_HEADER", "BAD_ZIP", "in_model_shape", "levels_of", "read_header", "read_npy", "read_npz"]
 
 KEY = "images"
 MAX_HEADER = 4096
+MAX_LENGTH = 2**40
+"""Length of an axis; a longer one overflows what counts it."""
 MAX_MEMBERS = 16
 PIECE_BYTES = 1 << 20
+ZIP_ENTRY = b"PK\x01\x02"
 PLAIN = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+BAD_HEADER = (
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,
+    RecursionError,
+    MemoryError,
+)
+"""What `numpy.lib.format` raises for damaged headers, which it reads with Python's parser and tokenizer."""
+BAD_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    OverflowError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
+"""What `zipfile` raises for archives that are damaged, encrypted or of a kind that it does not know."""
 
 
 def read_npy(data: bytes, image_shape: tuple[int, int, int], *, max_images: int) -> NDArray[np.uint8]:
@@ -40,13 +69,15 @@ def read_npy(data: bytes, image_shape: tuple[int, int, int], *, max_images: int)
 
 def read_npz(data: bytes, image_shape: tuple[int, int, int], *, max_images: int) -> NDArray[np.uint8]:
     """Images of a `.npz` file, of its array `images` or of its only one; see `read_npy`."""
+    if data.count(ZIP_ENTRY) > 10 * MAX_MEMBERS:  # `zipfile` makes an object of each; some may be pixels by chance
+        raise BadImage(f"The .npz file has too many arrays; at most {MAX_MEMBERS} are read.")
     # each value has at most 8 bytes
     most = npy.MAGIC_LEN + MAX_HEADER + 8 * max_images * math.prod(image_shape)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             return read_npy(_read_member(archive, _choose(members), most), image_shape, max_images=max_images)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except BAD_ZIP as error:
         raise BadImage("The .npz file is damaged or is no zip archive.") from error
 
 
@@ -75,12 +106,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -
 def _read_array(data: bytes) -> NDArray[np.generic]:
     """The array of a `.npy` file, without a copy. Objects, which would have to be unpickled, are refused."""
     stream = io.BytesIO(data)
-    try:
-        version = npy.read_magic(stream)
-        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, fortran_order, dtype = read_header(stream, max_header_size=MAX_HEADER)
-    except (ValueError, KeyError, EOFError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise BadImage("The array cannot be read: its .npy header is damaged or of an unknown version.") from error
+    shape, fortran_order, dtype = read_header(stream)
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise BadImage(f"The array holds {dtype.name} values; send whole numbers of 0 to 255, or fractions of 0 to 1.")
     if not 2 <= len(shape) <= 4 or min(shape) < 1:
@@ -91,6 +117,19 @@ def _read_array(data: bytes) -> NDArray[np.generic]:
         raise BadImage(f"The array should have {expected} bytes after its header and has {len(rest)}.")
     flat = np.frombuffer(rest, dtype)
     return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Shape, Fortran order and data type of the array that begins here. Raises `BadImage`."""
+    try:
+        version = npy.read_magic(stream)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        shape, fortran_order, dtype = read(stream, max_header_size=MAX_HEADER)
+    except BAD_HEADER as error:
+        raise BadImage("The array cannot be read: its .npy header is damaged or of an unknown version.") from error
+    if any(abs(length) > MAX_LENGTH for length in shape):
+        raise BadImage("The array has an axis that is too long.")
+    return tuple(map(int, shape)), fortran_order, dtype  # True and False pass for lengths
 
 
 def in_model_shape(array: NDArray[np.generic], image_shape: tuple[int, int, int]) -> NDArray[np.generic]:

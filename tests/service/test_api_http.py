@@ -140,7 +140,7 @@ def test_pages_of_other_origins_may_call_the_service_if_it_is_set_so(serve: Any,
     preflight = {
         "Origin": ORIGIN,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "x-api-key",
+        "Access-Control-Request-Headers": "inference-header-content-length, x-api-key",
     }
     with serve(cors_origins=f"{ORIGIN}, http://localhost:3000", api_keys="one") as service:
         answer = service.client.options("/sample", headers=preflight)

@@ -117,6 +117,12 @@ def test_bodies_that_cannot_be_read(client: httpx.Client, problem: Any) -> None:
     problem(client.post("/decode", content=b" " * (1 << 20) + b"{}", headers=json_type), 413, "too-large")
 
 
+def test_bodies_of_latents_count_towards_those_that_are_held(serve: Any, problem: Any) -> None:
+    with serve(held_body_bytes=1000, max_body_bytes=1000) as service:
+        service.app.state.service.uploads.body_bytes.take(990)
+        problem(service.client.post("/decode", json={"latents": {"z2": [[0, 0, 0]]}}), 503, "overloaded")
+
+
 def interpolate(client: httpx.Client, *uploads: bytes, **query: Any) -> httpx.Response:
     files = [("file", ("image.png", upload)) for upload in uploads]
     response = client.post("/interpolate", params=query, files=files or None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from service.errors import BadImage, TooLarge
+from service.http.arrays import ImageArray
 from service.images import decode_image, read_npy, read_npz
 
 GRAY, COLOUR = (1, 8, 8), (3, 8, 8)
@@ -149,3 +151,67 @@ def test_the_service_bounds_the_images_of_an_array(client: httpx.Client, problem
     response = client.post("/encode", content=body, headers={"Content-Type": "application/x-npy"})
     problem(response, 413, "too-large")
     assert "64" in response.json()["detail"]
+
+
+def header(description: str, body: bytes = bytes(64)) -> bytes:
+    """A .npy file of version 1.0 with any header."""
+    text = description.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + body
+
+
+def described(shape: str = "(1, 8, 8)", descr: str = "'|u1'") -> bytes:
+    return header(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}")
+
+
+def damaged_archives() -> list[bytes]:
+    """Archives whose names are not UTF-8, and one whose array begins beyond 2**63 bytes."""
+    archive = npz(images=np.zeros((8, 8), np.uint8))
+    directory = archive.rindex(b"PK\x01\x02")
+    listed, local, far = bytearray(archive), bytearray(archive), bytearray(archive)
+    listed[directory + 8 : directory + 10] = local[6:8] = struct.pack("<H", 0x800)
+    listed[directory + 46] = local[30] = 0xFF
+    after_name = directory + 46 + len("images.npy")
+    far[directory + 30 : directory + 32] = struct.pack("<H", 12)
+    far[directory + 42 : directory + 46] = b"\xff" * 4
+    far[after_name:after_name] = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    end = far.rindex(b"PK\x05\x06")
+    far[end + 12 : end + 16] = struct.pack("<I", end - directory)
+    return [bytes(listed), bytes(local), bytes(far)]
+
+
+HOSTILE = [
+    header("(" * 100),
+    header('"""'),
+    header("{(\\"),
+    header("  if 1:\n    x\n y"),
+    header("{[]: 1}"),
+    described(descr="()"),
+    described(descr="('<f4',)"),
+    described(shape=f"({10**30}, 8, 8)"),
+    described(shape=f"({2**63}, 8, 8)"),
+    described(shape=f"({hex(16**3700)}, 8, 8)"),
+    described(shape=f"({hex(16**1300)}, {hex(16**1300)}, {hex(16**1300)})"),
+    *damaged_archives(),
+]
+
+
+@pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_headers_are_refused(data: bytes) -> None:
+    read = read_npz if data.startswith(b"PK") else read_npy
+    with pytest.raises(BadImage):
+        read(data, GRAY, max_images=1)
+    with pytest.raises(BadImage):
+        ImageArray.open(data, GRAY, max_images=1)
+
+
+def test_the_length_of_an_axis_may_be_a_boolean() -> None:
+    data = described(shape="(True, 8, 8)")
+    assert read_npy(data, GRAY, max_images=1).shape == (1, 1, 8, 8)
+    assert ImageArray.open(data, GRAY, max_images=1).read(1).shape == (1, 1, 8, 8)
+
+
+def test_an_archive_of_many_entries_is_refused_before_it_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = npz(**{f"a{index}": np.zeros(1) for index in range(200)})
+    monkeypatch.delattr(zipfile, "ZipFile")
+    with pytest.raises(BadImage, match="too many"):
+        read_npz(data, GRAY, max_images=1)

@@ -25,7 +25,8 @@ from service.bulk.command import app
 from service.bulk.journal import Journal
 from service.bulk.rows import Row
 from service.bulk.sources import SourceError, find_items
-from service.images import encode_png
+from service.errors import BadImage
+from service.images import encode_png, read_npy
 
 PATIENCE = 180.0
 SHAPE = (1, 8, 8)
@@ -141,6 +142,40 @@ def test_arrays_hold_one_image_or_several(tmp_path: Path, shape: Any, image: Any
     items = find_items([tmp_path / "images.npy"], image)
     assert len(items) == count
     assert items[-1].read().size == levels.size // count
+
+
+def test_fractions_are_the_levels_of_an_upload(tmp_path: Path) -> None:
+    fractions = np.linspace(0.0, 1.0, 64).reshape(8, 8)
+    np.save(tmp_path / "image.npy", fractions)
+    (item,) = find_items([tmp_path / "image.npy"], SHAPE)
+    levels = read_npy((tmp_path / "image.npy").read_bytes(), SHAPE, max_images=1)
+    assert item.read().tolist() == levels[0, 0].tolist()
+
+
+@pytest.mark.parametrize("text", [b'"""', b"((", b"{[]: 1}", b"{'descr': (), 'fortran_order': False, 'shape': (1,)}"])
+def test_a_hostile_array_is_one_broken_image(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "image.npy").write_bytes(b"\x93NUMPY\x01\x00" + bytes([len(text), 0]) + text)
+    (item,) = find_items([tmp_path], SHAPE)
+    with pytest.raises(BadImage, match="cannot be read"):
+        item.read()
+
+
+def test_an_encrypted_archive_is_one_broken_image(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", images=np.zeros((8, 8), np.uint8))
+    content = bytearray((tmp_path / "images.npz").read_bytes())
+    content[6] |= 1
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "images.npz").write_bytes(content)
+    (item,) = find_items([tmp_path], SHAPE)
+    with pytest.raises(BadImage, match="encrypted"):
+        item.read()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "image.png")
+    (item,) = find_items([tmp_path], SHAPE)
+    with pytest.raises(BadImage, match="pipe"):
+        item.read()
 
 
 def test_broken_images_are_named_and_the_others_scored(

@@ -76,7 +76,7 @@ async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Re
     `seed` draws the pixels of a model with a PixelCNN decoder, whose images have no mean; other models ignore it.
     """
     loaded = query.loaded(request)
-    layers = _layers(await _read_body(request), loaded)
+    layers = await _read_layers(request, loaded)
     layout = query.layout(request, len(layers[0]))
     latents = [layer.tobytes() for layer in layers]
 
@@ -92,18 +92,23 @@ async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Re
     return answer(body, answer_type(request, layout), loaded, seed=query.seed, hit=hit, etag=etag_of(key))
 
 
-async def _read_body(request: Request) -> LatentsBody:
-    """The JSON body. Raises `UnsupportedMediaType`, `TooLarge` or `BadParameter`."""
+async def _read_layers(request: Request, loaded: LoadedModel) -> list[NDArray[np.float32]]:
+    """The latents in the body, which counts towards the bodies that the process holds.
+
+    Raises `UnsupportedMediaType`, `TooLarge`, `BadParameter` or `Overloaded`.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"the body is {media_type or 'of no type'}; send application/json with `latents`")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise TooLarge(f"The body of latents may have at most {MAX_BODY_BYTES:,} bytes.")
+    return await service_of(request).uploads.read_with(
+        request, lambda body: _layers(_parse(body), loaded), max_bytes=MAX_BODY_BYTES
+    )
+
+
+def _parse(body: bytes) -> LatentsBody:
+    """The JSON of a body. Raises `BadParameter`."""
     try:
-        return msgspec.json.decode(bytes(body), type=LatentsBody)
+        return msgspec.json.decode(body, type=LatentsBody)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadParameter(f'the body is not `{{"latents": {{layer: [[number, ...], ...]}}}}`: {error}') from None
 
