@@ -9,6 +9,8 @@ from benchmarks import beside, bulk, http, json_bodies, model, process, profiles
 from benchmarks.machine import Options
 from benchmarks.novelty.figure import novelty
 from benchmarks.results import Result
+from benchmarks.small_sets.figure import small_sets
+from benchmarks.small_sets.textures import novelty_textures
 from benchmarks.soak import soak
 
 __all__ = ["FIGURES", "Figure"]
@@ -50,6 +52,10 @@ FIGURES = {
     "training-step": Figure("A step of training against that of the paper's public code", training.step),
     "training-prior": Figure("What the VampPrior adds to a step of training", training.prior_cost),
     "novelty": Figure("New images told from known ones: POST /novelty against -log p(x) and PyOD", novelty),
+    "novelty-textures": Figure(
+        "Novel images told from patches of a texture: POST /novelty against -log p(x) and PyOD", novelty_textures
+    ),
+    "small-sets": Figure("Settings of a training on a few hundred images, changed one at a time", small_sets),
     "training-convolutions": Figure(
         "A step of training with gated convolutions against torch's own layers", training.convolutions
     ),

@@ -15,6 +15,7 @@ from training.data.mnist import DYNAMIC_MNIST, FASHION_MNIST
 from training.data.omniglot import OMNIGLOT, OMNIGLOT_RAW28
 from training.data.own_images import Wanted, load_own_images
 from training.data.static_mnist import STATIC_MNIST
+from training.data.tissue import TISSUE
 from vampprior.likelihoods import Likelihood
 
 __all__ = [
@@ -67,6 +68,7 @@ SOURCES: tuple[Source, ...] = (
     *FREY_FACES,
     HISTOPATHOLOGY,
     FASHION_MNIST,
+    TISSUE,
 )
 DATASETS = {source.name: source for source in SOURCES}
 
