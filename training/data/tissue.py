@@ -43,7 +43,7 @@ class Tissue:
         """The split patches."""
         from skimage import data
 
-        photograph = data.immunohistochemistry()
+        photograph = data.immunohistochemistry()  # type: ignore[no-untyped-call]
         splits = {split: _patches(photograph[:, start:stop], step) for split, (start, stop, step) in COLUMNS.items()}
         return Dataset.of(self.name, splits, self.levels).prepared(PREPARATION, [])
 
