@@ -170,7 +170,7 @@ def _print_next_steps(run: Run, trainer: Trainer, card: Card) -> None:
     print(f"{run.checkpoint}: best validation {bound} {trainer.best_elbo:.2f} nats at epoch {trainer.best_epoch}")
     print("next:")
     print(f"  python -m training evaluate {reference(card)}{'' if is_default else f' --store {store}'}")
-    print(f"  {'' if is_default else f'VAMP_MODEL_STORE={store} '}make serve")
+    print(f"  {'' if is_default else f'VAMP_MODEL_STORE={store} '}VAMP_DEFAULT_MODEL={card.name} make serve")
 
 
 @app.command()

@@ -131,7 +131,7 @@ class _Form:
         if self.headers.get(b"content-transfer-encoding", b"").strip().lower() not in PLAIN_ENCODINGS:
             raise BadParameter("the form field `file` must hold the bytes of the file, without a transfer encoding")
         if self.count == self.max_images:
-            raise TooLarge(f"a request may have {self.max_images} images")
+            raise TooLarge(f"a request may have {self.max_images} images; send the others in further requests")
         self.name = options[b"filename"].decode(errors="replace") or f"image {self.count}"
         self.count += 1
 

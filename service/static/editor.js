@@ -27,7 +27,7 @@ export class Editor {
     this.undoButton = h("button", { type: "button", disabled: true, onclick: () => this.undo() }, "Undo");
     this.clearButton = h("button", { type: "button", onclick: () => this.clear() }, "Clear");
     const usual = Math.max(1, height / 14);
-    this.width = slider("Pen width", { min: 1, max: Math.max(3, height / 5), step: 0.5, value: usual, format: (value) => `${value} px` });
+    this.width = slider("Pen width", { min: 1, max: Math.max(3, height / 5), step: 0.5, value: usual, format: (value) => `${Number(value).toFixed(1)} px` });
     this.colour = channels === 3 ? h("input", { type: "color", value: "#ffffff", "aria-label": "Colour" }) : null;
     this.element = h("div", { className: "editor" },
       h("div", { className: "frame drawing-frame" }, this.canvas, this.mark),

@@ -12,6 +12,7 @@ const COLUMNS = [["name", "File"], ["p", "p-value"], ["score", "Score"], ["elbo"
 export function filesView(root) {
   const latest = new Latest();
   let rows = [], order = "p", ascending = true, urls = [];
+  let rate = 0.01; // until the first answer names its own
   const picker = h("input", { type: "file", multiple: true, accept: "image/*", className: "visually-hidden", tabIndex: -1, "aria-hidden": "true", onchange: () => run([...picker.files]) });
   const folder = h("input", { type: "file", className: "visually-hidden", tabIndex: -1, "aria-hidden": "true", onchange: () => run([...folder.files]) });
   folder.webkitdirectory = true;
@@ -79,6 +80,7 @@ export function filesView(root) {
   async function decide(batch, signal) {
     try {
       const answer = await postJson("novelty", { query: { model: modelQuery(), resize: true, invert: invert.checked }, files: batch, signal });
+      rate = answer.false_alarm_rate;
       return answer.results.map((result, index) => row(batch[index], {
         p: result.p_value, score: result.score, elbo: result.statistics.elbo.value, novel: result.novel, summary: result.summary,
       }));
@@ -117,7 +119,7 @@ export function filesView(root) {
     body.replaceChildren(...shown.map((item) => item.element));
     COLUMNS.forEach(([key], index) => heads[index].setAttribute("aria-sort", order === key ? (ascending ? "ascending" : "descending") : "none"));
     const found = rows.filter((item) => item.novel).length;
-    summary.textContent = rows.length ? `${rows.length} files, ${found} new to the model at a false-alarm rate of 0.01.` : "Waiting for the first answers…";
+    summary.textContent = rows.length ? `${rows.length} files, ${found} new to the model at a false-alarm rate of ${Number(rate.toPrecision(3))}.` : "Waiting for the first answers…";
   }
 
   return () => {

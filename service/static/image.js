@@ -8,7 +8,7 @@ import { picture, report, thumbnail } from "./figures.js";
 import { Histogram } from "./histogram.js";
 import { Likelihood } from "./likelihood.js";
 import { blank, centred, drawBlob, fromFile, hasLightGround, isBlank, overHeat, thresholded, toPng } from "./pixels.js";
-import { linkTo, mine, modelQuery, models, shape } from "./state.js";
+import { fit, linkTo, mine, modelQuery, models, shape } from "./state.js";
 
 const WAIT_WHILE_DRAWING = 60; // milliseconds without a movement until a growing stroke is sent
 
@@ -115,7 +115,7 @@ export function imageView(root) {
   async function take(file, invert) {
     if (!file) return;
     try {
-      const canvas = await fromFile(file, shape(), invert ?? false);
+      const canvas = await fromFile(file, shape(), invert ?? false, await fit());
       if (invert === undefined && channels === 1 && likeMnist && hasLightGround(canvas)) {
         swap.checked = true;
         return void take(file, true);

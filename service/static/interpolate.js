@@ -5,7 +5,7 @@ import { codeButton } from "./code.js";
 import { h, numberField, s, save, segments, slider } from "./dom.js";
 import { Sheet, picture, report, thumbnail } from "./figures.js";
 import { blank, fromFile, fromValues, toPng } from "./pixels.js";
-import { layers, linkTo, mine, modelQuery, models, read, shape, write } from "./state.js";
+import { fit, layers, linkTo, mine, modelQuery, models, read, shape, write } from "./state.js";
 
 const UNITS = 8; // sliders at once
 const MOST_NUMBERS = 200_000; // pixels that are asked for as JSON; of larger paths a PNG shows the images alone
@@ -174,7 +174,7 @@ class End {
       type: "file", accept: "image/*", className: "visually-hidden", tabIndex: -1, "aria-hidden": "true",
       onchange: async () => {
         const file = picker.files[0];
-        if (file) this.take(await fromFile(file, shape(), false));
+        if (file) this.take(await fromFile(file, shape(), false, await fit()));
         onchange();
       },
     });

@@ -211,7 +211,7 @@ export function mapView(root) {
     const dot = (fill, text) => h("span", { className: "key" }, h("i", { style: { background: fill } }), text);
     const labels = [...new Set(data.labels ?? [])].filter((label) => label >= 0).sort((a, b) => a - b);
     const keys = byLabel ? (labels.length <= 12 ? labels.map((label) => dot(hue(label), label)) : [`${labels.length} labels`])
-      : [dot(shade(0.9), "typical"), dot(shade(0.1), "p = 0.1"), dot(shade(0.001), "p below 0.01")];
+      : [dot(shade(0.9), "typical"), dot(shade(0.1), "p = 0.1"), ...(data.points.length >= 100 ? [dot(shade(0.001), "p below 0.01")] : [])];
     legend.replaceChildren(`${data.points.length.toLocaleString("en")} calibration images, ${data.prototypes.length} prototypes`, h("span", { className: "spring" }), ...keys);
   }
 

@@ -28,13 +28,24 @@ export async function drawBlob(canvas, blob) {
   bitmap.close();
 }
 
-/** A picked file at the model's size: stretched as `resize=true` does, with dark and light swapped if wanted. */
-export async function fromFile(file, { width, height, channels }, invert) {
+/**
+ * A picked file at the model's size, with dark and light swapped if wanted.
+ *
+ * `fit` is that of the model's preparation: `crop` keeps the middle, `pad` fills the rest with black, and `stretch`
+ * changes the aspect ratio, as `resize=true` does.
+ */
+export async function fromFile(file, { width, height, channels }, invert, fit) {
   const bitmap = await createImageBitmap(file);
   const canvas = blank(width, height);
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  context.drawImage(halved(bitmap, width, height), 0, 0, width, height);
+  const source = halved(bitmap, width, height);
+  const scales = [width / source.width, height / source.height];
+  const scale = fit === "crop" ? Math.max(...scales) : Math.min(...scales);
+  const [w, h] = fit === "stretch" ? [width, height] : [scale * source.width, scale * source.height];
+  context.fillStyle = invert ? "#fff" : "#000"; // black once it is swapped
+  context.fillRect(0, 0, width, height);
+  context.drawImage(source, (width - w) / 2, (height - h) / 2, w, h);
   bitmap.close();
   map(canvas, (pixel) => {
     if (channels === 1) pixel.fill(Math.round(0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]), 0, 3);

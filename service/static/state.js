@@ -1,5 +1,7 @@
 // What the address says, and what is shared between views: the models, the chosen one, and the user's image.
 
+import { getJson } from "./api.js";
+
 const DEFAULTS = { view: "image" };
 
 export const models = { list: [], current: null };
@@ -32,6 +34,12 @@ export function linkTo(view, parameters = {}) {
 export function shape() {
   const [channels, height, width] = models.current.architecture.image_shape;
   return { channels, height, width };
+}
+
+/** How the current model fits images of other sizes: `crop`, `pad` or `stretch`. */
+export async function fit() {
+  const card = await getJson(`models/${reference(models.current)}`);
+  return card.preparation?.fit ?? "stretch";
 }
 
 /** The `model` parameter of requests: nothing for the default. */

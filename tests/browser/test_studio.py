@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from service.images import encode_png
-from vampprior import ModelConfig, build_model
+from vampprior import ModelConfig, Preparation, build_model
 from vampprior.card import Card
 from vampprior.checkpoint import save_checkpoint
 
@@ -43,9 +43,12 @@ def studio_url(serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     config = ModelConfig(
         image_shape=(3, 40, 32), likelihood="logistic", hidden_dim=16, z1_dim=4, z2_dim=3, num_components=9
     )
+    preparation = Preparation((40, 32), "rgb", "crop")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_checkpoint(store / "colour" / "1", build_model(config), Card("colour", "1", config))
+        save_checkpoint(
+            store / "colour" / "1", build_model(config), Card("colour", "1", config, preparation=preparation)
+        )
     with serve(store) as url:
         yield url
 
@@ -455,6 +458,34 @@ def test_a_model_of_colours_without_a_calibration(studio: Studio) -> None:
     studio.expect(studio.page.locator(".shares")).to_be_hidden()
     difference = np.abs(studio.levels(".strip")[:, :32].astype(int) - whole[:, :32])
     assert difference.max() <= 1
+
+
+def test_a_file_is_fitted_as_the_model_prepares_images(studio: Studio, tmp_path: Path) -> None:
+    studio.expected_statuses = {404}
+    wide = np.zeros((3, 40, 120), np.float32)
+    wide[0], wide[1, :, 40:80], wide[0, :, 40:80] = 1.0, 1.0, 0.0  # green between red
+    (tmp_path / "wide.png").write_bytes(encode_png(wide))
+    studio.open(model="colour@1")
+    before = studio.strokes()
+    studio.page.locator("input[type=file]").first.set_input_files(tmp_path / "wide.png")
+    studio.answered(before)
+    assert (studio.levels(".drawing") == [0, 255, 0]).all()
+    studio.expect(studio.page.get_by_text("2.9 px")).to_be_visible()
+
+
+def test_the_table_of_files_names_the_rate_of_the_answer(studio: Studio) -> None:
+    result = {
+        "p_value": 0.0476,
+        "score": 1.7,
+        "novel": True,
+        "summary": "New.",
+        "statistics": {"elbo": {"value": -9.0}},
+    }
+    answer = {"false_alarm_rate": 1 / 21, "results": [result]}
+    studio.page.route("**/novelty?*", lambda route: route.fulfill(json=answer))
+    studio.open(view="files")
+    studio.page.locator("input[type=file]").last.set_input_files(DIGIT)
+    studio.expect(studio.page.locator("#view")).to_contain_text("1 new to the model at a false-alarm rate of 0.0476.")
 
 
 def test_the_code_that_is_shown_runs(studio: Studio, tmp_path: Path) -> None:

@@ -210,6 +210,7 @@ def test_ends_that_cannot_be_used(client: httpx.Client, pngs: list[bytes], probl
         return client.post("/interpolate", params=query, files=files or None)
 
     assert "send 1" in problem(ask(2, start=1), 422, "bad-parameter")["detail"]
+    assert "upload an image" in problem(ask(0, start=1), 422, "bad-parameter")["detail"]
     assert "send 2" in problem(ask(1), 422, "bad-parameter")["detail"]
     problem(ask(1, start=1, end=2), 422, "bad-parameter")
     problem(ask(0, start=1, end=6), 404, "pseudo-input-not-found")

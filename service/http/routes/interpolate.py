@@ -75,6 +75,11 @@ async def interpolate(request: Request, query: Annotated[InterpolateQuery, Query
         if number is not None:
             loaded.component(number)
     missing, levels, digests = numbers.count(None), b"", list[str]()
+    if missing and "content-type" not in request.headers:
+        raise BadParameter(
+            "a path has two ends: give `start` and `end`, the numbers of two pseudo-inputs, or upload an image for "
+            "each that is left out"
+        )
     if missing:
         images = await query.images(request)
         if len(images) != missing:

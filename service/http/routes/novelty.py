@@ -74,7 +74,7 @@ class NoveltyQuery(BinarizeQuery):
         if rate is not None and rate < 1.0 / (size + 1.0):
             raise BadParameter(
                 f"false_alarm_rate is {rate:g}, but {size:,} calibration images can give no p-value below "
-                f"{1.0 / (size + 1.0):.2g}"
+                f"{1.0 / (size + 1.0):.2g}; give a larger rate, or leave it out to use the smallest possible one"
             )
 
     def described(self, loaded: LoadedModel) -> dict[str, Any]:
