@@ -58,6 +58,7 @@ def run(suite: Path, *options: str) -> tuple[int, str, set[str]]:
     return ended.returncode, ended.stdout.splitlines()[-1], failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [(), ("--numprocesses", "1")], ids=["alone", "with a worker"])
 def test_skips_fail_but_for_those_that_need_a_gpu(suite: Path, workers: tuple[str, ...]) -> None:
     status, summary, failed = run(suite, "--no-skips", *workers, "--continue-on-collection-errors")

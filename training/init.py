@@ -80,9 +80,8 @@ def init(
         f"{len(dataset.test):,} for the test; {_smallest_p_value(len(dataset.valid))}"
     )
     print(
-        f"training takes about {_duration(seconds)} an epoch here, at most {training.max_epochs:,} epochs or about "
-        f"{_duration(seconds * training.max_epochs)}, and stops earlier once it has not improved for "
-        f"{training.patience} epochs"
+        f"training takes about {_duration(seconds)} an epoch here, and {_duration(seconds * training.max_epochs)} for "
+        f"at most {training.max_epochs:,} epochs; it stops after {training.patience} epochs without improvement"
     )
     print(f"next:\n  python -m training train {target}")
 

@@ -19,7 +19,7 @@ __all__ = ["init_pseudo_inputs", "look_like_noise", "roughness"]
 WHITE_NOISE = 2 / math.sqrt(math.pi)
 """Roughness of white noise."""
 RESEMBLANCE, COMPONENTS = 0.5, 200
-"""Correlation with decoded images from which pseudo-inputs show something, over so many of them."""
+"""Mean correlation with the decoded components above which pseudo-inputs are no noise, and how many are compared."""
 KMEANS_SIDE = 16
 """Images are averaged to at most this many pixels a side before k-means++ compares them."""
 BATCH = 500

@@ -65,7 +65,7 @@ def histogram(
     bins: int = NUM_BINS,
     expected: float | None = None,
 ) -> Histogram:
-    """A histogram of values, of which there is at least one.
+    """A histogram of at least one value.
 
     Args:
         values: Shape (N,).

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BadImage
-from service.images import decode_image
+from service.images import decode_image, levels_of
 from service.images.arrays import BAD_HEADER, BAD_ZIP
 
 __all__ = ["Item", "SourceError", "find_items"]
@@ -163,20 +163,9 @@ def _read_row(path: Path, key: str | None, row: int, image: tuple[int, int, int]
         pixels = pixels[:, :, 0]
     if pixels.ndim == 3 and pixels.shape[2] != 3:
         raise BadImage(f"The shape {array.shape} of the array is not that of images: (N, H, W) or (N, C, H, W).")
-    return np.ascontiguousarray(_levels(pixels))
-
-
-def _levels(pixels: NDArray[Any]) -> Levels:
-    if pixels.dtype == np.uint8:
-        return pixels
-    is_float = np.issubdtype(pixels.dtype, np.floating) or pixels.dtype == np.bool_
-    most = 1 if is_float else 255
-    if not (is_float or np.issubdtype(pixels.dtype, np.integer)):
+    if pixels.dtype.kind not in "buif":
         raise BadImage(f"The array holds {pixels.dtype}, not numbers.")
-    if not ((pixels >= 0) & (pixels <= most)).all():  # also false for NaN
-        raise BadImage(f"The array has {pixels.dtype} values outside 0 to {most}.")
-    levels = np.rint(pixels.astype(np.float64) * 255.0) if is_float else pixels  # as for uploads
-    return levels.astype(np.uint8)
+    return np.ascontiguousarray(levels_of(pixels))
 
 
 # Parquet.

@@ -167,7 +167,7 @@ class EngineModel:
         return self.engine.heavy.open(client, self._seconds_per_row)
 
     def check_room(self, rows: int) -> None:
-        """Raise `Overloaded` if there is no room for so many rows of log-likelihoods."""
+        """Raise `Overloaded` if the heavy lane has no room for this number of rows."""
         self.engine.heavy.check_room(rows)
 
     async def score(

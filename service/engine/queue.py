@@ -167,7 +167,7 @@ class Lane:
         return Request(self, client, 0, seconds_per_row)
 
     def check_room(self, rows: int) -> None:
-        """Raise `Overloaded` if there is no room for so many more rows."""
+        """Raise `Overloaded` if the lane has no room for this number of further rows."""
         if self.rows + rows > self.max_rows:
             raise Overloaded(f"{self.rows} network rows wait or are being computed; {rows} more find no room.")
 

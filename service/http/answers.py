@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -12,11 +12,13 @@ import msgspec
 from fastapi import Request, Response
 from pydantic import BaseModel
 
+from service.cache import Cache
 from service.engine.protocol import Layout
 from service.errors import NotAcceptable
+from service.http.negotiation import qualities
 from service.http.problems import problem_responses
 from service.http.schemas import ImagesAnswer
-from service.http.validators import REVALIDATE
+from service.http.validators import REVALIDATE, etag_of, not_modified
 from service.images import sheet_size
 from service.models.loaded import LoadedModel
 
@@ -27,6 +29,7 @@ __all__ = [
     "ImageFormat",
     "answer",
     "answer_type",
+    "cached_answer",
     "choose_format",
     "image_response",
     "png_pixels",
@@ -106,26 +109,16 @@ def answer_type(request: Request, layout: Layout) -> str:
 @lru_cache(maxsize=256)
 def _preferred(accept: str) -> str:
     """The media type among `OFFERS` that the client prefers."""
-    wanted = [_offer(item) for item in accept.split(",")]
-    refused = {media_type for media_type, quality in wanted if not quality}
-    accepted = [(media_type, quality) for media_type, quality in wanted if quality and "/" in media_type]
-    for media_type, _ in sorted(accepted, key=lambda offer: -offer[1]):
+    wanted = qualities(accept)
+    refused = {media_type for media_type, quality in wanted.items() if not quality}
+    accepted = [media_type for media_type, quality in wanted.items() if quality and "/" in media_type]
+    for media_type in sorted(accepted, key=lambda media_type: -wanted[media_type]):
         for known in OFFERS:
             if known not in refused and media_type in (known, "*/*", known.partition("/")[0] + "/*"):
                 return known
     if accepted:
         raise NotAcceptable(f"Images go out as {', '.join(OFFERS)}; ask for one of these in Accept, or with format=.")
     return "image/png"
-
-
-def _offer(item: str) -> tuple[str, float]:
-    """Media type and quality of an item of `Accept`; a quality that is no number is none."""
-    media_type, *parameters = [part.strip().lower() for part in item.split(";")]
-    quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-    try:
-        return media_type, max(0.0, float(quality))
-    except ValueError:
-        return media_type, 0.0
 
 
 def results_json(loaded: LoadedModel, names: Sequence[str], results: Sequence[bytes], **fields: Any) -> bytes:
@@ -136,6 +129,22 @@ def results_json(loaded: LoadedModel, names: Sequence[str], results: Sequence[by
         b'{"file":' + msgspec.json.encode(name) + b"," + result[1:] for name, result in zip(names, results, strict=True)
     ]
     return head[:-1] + b',"results":[' + b",".join(items) + b"]}"
+
+
+async def cached_answer(
+    request: Request,
+    loaded: LoadedModel,
+    cache: Cache,
+    key: str,
+    compute: Callable[[], Awaitable[bytes]],
+    media_type: str,
+) -> Response:
+    """The answer to a GET request that the cache keeps under `key`; 304 if the client has it already."""
+    etag = etag_of(key)
+    if (unchanged := not_modified(request, etag)) is not None:
+        return unchanged
+    body, hit = await cache.get_or_compute(key, compute)
+    return answer(body, media_type, loaded, hit=hit, etag=etag)
 
 
 def answer(

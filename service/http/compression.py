@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from functools import lru_cache, partial
+from functools import partial
 
 from fastapi import Request, Response
+
+from service.http.negotiation import qualities
 
 __all__ = ["compressed"]
 
@@ -21,23 +23,11 @@ async def compressed(request: Request, response: Response) -> Response:
     body = response.body
     if len(body) < MIN_BYTES or response.media_type != "application/json":
         return response
-    if not _accepts_gzip(request.headers.get("accept-encoding", "")):
+    accepted = qualities(request.headers.get("accept-encoding", ""))
+    if not accepted.get("gzip", accepted.get("*", 0.0)):
         return response
     compress = partial(gzip.compress, bytes(body), LEVEL, mtime=0)
     response.body = compress() if len(body) <= INLINE_BYTES else await asyncio.to_thread(compress)
     response.headers["Content-Encoding"] = "gzip"
     response.headers["Content-Length"] = str(len(response.body))
     return response
-
-
-@lru_cache(maxsize=256)
-def _accepts_gzip(accept: str) -> bool:
-    qualities: dict[str, float] = {}
-    for item in accept.lower().split(","):
-        coding, *parameters = [part.strip() for part in item.split(";")]
-        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-        try:
-            qualities[coding] = float(quality)
-        except ValueError:
-            qualities[coding] = 0.0
-    return qualities.get("gzip", qualities.get("*", 0.0)) > 0.0

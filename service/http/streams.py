@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import DeadlineExceeded, Overloaded
+from service.http.negotiation import qualities
 from service.http.problems import error_response
 
 __all__ = [
@@ -107,23 +108,16 @@ def _format_of(headers: Mapping[bytes, bytes]) -> StreamFormat | None:
     accept = headers.get(b"accept", b"").decode("latin-1").lower()
     if "ndjson" not in accept and "event-stream" not in accept:  # most of the time
         return None
-    qualities: dict[str, float] = {}
-    for item in accept.split(","):
-        media_type, *parameters = [part.strip() for part in item.split(";")]
-        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-        try:
-            qualities.setdefault(media_type, float(quality))
-        except ValueError:
-            qualities.setdefault(media_type, 0.0)
-    offers = [format_ for format_ in StreamFormat if qualities.get(format_.value, 0.0) > 0]
-    best = max(offers, key=lambda format_: qualities[format_.value], default=None)
-    if best is None or qualities.get("application/json", 0.0) > qualities[best.value]:
+    wanted = qualities(accept)
+    offers = [format_ for format_ in StreamFormat if wanted.get(format_.value, 0.0) > 0]
+    best = max(offers, key=lambda format_: wanted[format_.value], default=None)
+    if best is None or wanted.get("application/json", 0.0) > wanted[best.value]:
         return None
     return best
 
 
 async def begin(items: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
-    """The same items, of which there must be one, once the first is there; what is wrong with it is raised here."""
+    """All items, once the first of them, which must exist, has come; an error before that is raised here."""
     first = await anext(items)
 
     async def all_items() -> AsyncGenerator[Item]:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import io
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from hardware import trim_memory
 from service.errors import BadParameter, Problem, TooLarge, UnsupportedMediaType
-from service.http.arrays import ImageArray
 from service.http.budget import Budget
 from service.http.forms import iterate_form_files, read_form_files
 from service.http.json_images import read_json_images
-from service.images import Target, check_pixels, format_names, open_image, read_npy, read_npz
+from service.images import ImageArray, Target, check_pixels, format_names, open_image
 from service.images.pixels import OpenedImage
 from service.settings import Settings
 from vampprior.card import Card
@@ -31,12 +30,8 @@ from vampprior.card import Card
 __all__ = ["ARRAY_TYPES", "OPTIONAL_UPLOAD_BODY", "UPLOAD_BODY", "ModelImages", "UploadReader"]
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
-ARRAY_TYPES: Mapping[str, Callable[..., NDArray[np.uint8]]] = {
-    "application/x-npy": read_npy,
-    "application/x-npz": read_npz,
-    "application/zip": read_npz,
-}
-"""Media types of NumPy files, and what reads them."""
+ARRAY_TYPES = ("application/x-npy", "application/x-npz", "application/zip")
+"""Media types of NumPy files."""
 DECODING_THREADS = 4
 NO_IMAGE = "no image was sent: put it into the form field `file`, or send it as a raw body of type image/png"
 
@@ -209,16 +204,17 @@ class UploadReader:
         self, content_type: str, body: bytes, target: Target, size: int, stop: threading.Event
     ) -> Iterator[ModelImages]:
         if _media_type(content_type, self.formats) in ARRAY_TYPES:
-            yield from self._array_windows(body, target, size)
+            yield from self._array_windows(body, target, size, self.settings.stream_images)
             return
         files = self._files(content_type, body, stop)
         while batch := list(islice(files, size)):
             yield self._decode(batch, self._open(batch, target, stop), target, stop)
 
-    def _array_windows(self, body: bytes, target: Target, size: int) -> Iterator[ModelImages]:
-        array = ImageArray.open(body, target.shape, max_images=self.settings.stream_images)
+    @staticmethod
+    def _array_windows(body: bytes, target: Target, size: int, most: int) -> Iterator[ModelImages]:
+        array = ImageArray.open(body, target.shape, max_images=most)
         for start in range(0, len(array), size):
-            images = array.read(min(size, len(array) - start))
+            images = array.read(size)
             names = [f"image {index}" for index in range(start, start + len(images))]
             yield ModelImages(names, ~images if target.invert else images)
 
@@ -244,18 +240,13 @@ class UploadReader:
                 self._threads.submit(trim_memory)
 
     def _read(self, content_type: str, body: bytes, target: Target, stop: threading.Event) -> ModelImages:
-        read_array = ARRAY_TYPES.get(_media_type(content_type, self.formats))
-        if read_array is not None:
-            return self._read_array(read_array, body, target)
+        if _media_type(content_type, self.formats) in ARRAY_TYPES:
+            _, height, width = target.shape
+            most = min(self.settings.max_images, self.settings.max_request_pixels // (height * width))
+            return next(self._array_windows(body, target, most, most))
         files = self._split(content_type, body, stop)
         images = self._open(files, target, stop)
         return self._decode(files, images, target, stop)
-
-    def _read_array(self, read_array: Callable[..., NDArray[np.uint8]], body: bytes, target: Target) -> ModelImages:
-        _, height, width = target.shape
-        most = min(self.settings.max_images, self.settings.max_request_pixels // (height * width))
-        images = read_array(body, target.shape, max_images=most)
-        return ModelImages([f"image {index}" for index in range(len(images))], ~images if target.invert else images)
 
     def _split(self, content_type: str, body: bytes, stop: threading.Event) -> list[tuple[str, bytes]]:
         """Name and content of each uploaded file."""

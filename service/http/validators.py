@@ -19,7 +19,8 @@ def etag_of(*parts: str | bytes) -> str:
     """
     digest = hashlib.blake2b(digest_size=12)
     for part in parts:
-        digest.update(part if isinstance(part, bytes) else part.encode())
+        data = part if isinstance(part, bytes) else part.encode()
+        digest.update(b"%d:" % len(data) + data)  # the length, so that no two lists of parts are joined to the same
     return f'W/"{digest.hexdigest()}"'
 
 

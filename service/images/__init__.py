@@ -1,6 +1,6 @@
 """Images in (PNG, JPEG, WebP and NumPy files) and out (PNG and npy)."""
 
-from service.images.arrays import read_npy, read_npz
+from service.images.arrays import ImageArray, levels_of, read_array
 from service.images.reading import (
     FORMATS,
     check_pixels,
@@ -15,6 +15,7 @@ from service.images.writing import contact_sheet, encode_npy, encode_png, render
 
 __all__ = [
     "FORMATS",
+    "ImageArray",
     "Target",
     "check_pixels",
     "check_size",
@@ -24,9 +25,9 @@ __all__ = [
     "encode_png",
     "fit_to_model",
     "format_names",
+    "levels_of",
     "open_image",
-    "read_npy",
-    "read_npz",
+    "read_array",
     "render",
     "sheet_png",
     "sheet_size",

@@ -1,4 +1,4 @@
-"""Images in: NumPy files, one array as `.npy` or in an archive as `.npz`."""
+"""Images in: the array of a NumPy file, `.npy` or `.npz`, read a few images at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
 from typing import IO
 
 import numpy as np
@@ -16,16 +15,17 @@ from numpy.typing import NDArray
 
 from service.errors import BadImage, TooLarge
 
-__all__ = ["BAD_HEADER", "BAD_ZIP", "in_model_shape", "levels_of", "read_header", "read_npy", "read_npz"]
+__all__ = ["BAD_HEADER", "BAD_ZIP", "ImageArray", "levels_of", "read_array"]
 
-KEY = "images"
 MAX_HEADER = 4096
 MAX_LENGTH = 2**40
-"""Length of an axis; a longer one overflows what counts it."""
-MAX_MEMBERS = 16
-PIECE_BYTES = 1 << 20
-ZIP_ENTRY = b"PK\x01\x02"
-PLAIN = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+"""Length of an axis; a longer one overflows NumPy's counters."""
+MAX_FORTRAN_BYTES = 2**26
+"""Size of an array in Fortran order, which has to be read whole."""
+ZIP_START, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"
+MAX_ENTRIES = 100
+"""Entries of a zip archive; `zipfile` makes an object of each as it opens the archive."""
+ARCHIVED = "images.npy"
 BAD_HEADER = (
     ValueError,
     LookupError,
@@ -49,114 +49,153 @@ BAD_ZIP = (
     RuntimeError,
     OSError,
 )
-"""What `zipfile` raises for archives that are damaged, encrypted or of a kind that it does not know."""
+"""What `zipfile` raises for archives that are damaged, encrypted or of an unknown kind."""
 
 
-def read_npy(data: bytes, image_shape: tuple[int, int, int], *, max_images: int) -> NDArray[np.uint8]:
-    """Images of a `.npy` file as 8-bit levels, (N, C, H, W), for a model whose images have `image_shape`, (C, H, W).
+class ImageArray:
+    """The images of a NumPy file's array, for a model whose images have one shape, (C, H, W).
 
     The array is one image or several: (N, C, H, W), (N, H, W, C), (C, H, W) or (H, W, C), and for one channel also
     (N, H, W) or (H, W). Whole numbers are levels from 0 to 255, booleans black and white, and fractions lie in [0, 1].
-
-    Raises `TooLarge` for more than `max_images` images and `BadImage` for an array that cannot be used.
+    Of an archive it is the array `images`, or the only one. Objects, which would have to be unpickled, are refused.
     """
-    array = _read_array(data)
-    images = in_model_shape(array, image_shape)
-    if len(images) > max_images:
-        raise TooLarge(f"The array holds {len(images)} images; a request may have {max_images}.")
-    return levels_of(images)
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        dtype: np.dtype[np.generic],
+        count: int,
+        stored: tuple[int, ...],
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        self._stream, self._dtype = stream, dtype
+        self._count = self._left = count
+        self._stored, self._image_shape = stored, image_shape
+
+    @classmethod
+    def open(cls, data: bytes, image_shape: tuple[int, int, int], *, max_images: int) -> ImageArray:
+        """The array of a file, of which only the header is read.
+
+        Raises `TooLarge` for more than `max_images` images, and `BadImage` for a file that cannot be used.
+        """
+        stream = _open_archived(data) if data.startswith(ZIP_START) else io.BytesIO(data)
+        shape, fortran_order, dtype = _read_header(stream)
+        if dtype.kind not in "buif" or dtype.itemsize > 8:
+            raise BadImage(
+                f"The array holds {str(dtype)[:80]} values; send whole numbers of 0 to 255, or fractions of 0 to 1."
+            )
+        count, stored = _layout(shape, image_shape)
+        if count > max_images:
+            raise TooLarge(f"The array holds {count} images; a request may have {max_images}.")
+        if fortran_order:
+            stream = _in_c_order(stream, shape, dtype)
+        return cls(stream, dtype, count, stored, image_shape)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, count: int) -> NDArray[np.uint8]:
+        """Levels of the next images, at most `count`, (n, C, H, W).
+
+        Raises `BadImage` for values out of range, and for a file that ends before the last image or goes on after it.
+        """
+        count = min(count, self._left)
+        self._left -= count
+        data = _read_exactly(self._stream, count * math.prod(self._stored) * self._dtype.itemsize)
+        if not self._left and _read(self._stream, 1):
+            raise BadImage("The array has more bytes than its shape says.")
+        images = np.frombuffer(data, self._dtype).reshape(count, *self._stored)
+        if len(self._stored) == 3 and self._stored != self._image_shape:  # the channels come last
+            images = np.moveaxis(images, -1, 1)
+        return levels_of(images.reshape(count, *self._image_shape))
 
 
-def read_npz(data: bytes, image_shape: tuple[int, int, int], *, max_images: int) -> NDArray[np.uint8]:
-    """Images of a `.npz` file, of its array `images` or of its only one; see `read_npy`."""
-    if data.count(ZIP_ENTRY) > 10 * MAX_MEMBERS:  # `zipfile` makes an object of each; some may be pixels by chance
-        raise BadImage(f"The .npz file has too many arrays; at most {MAX_MEMBERS} are read.")
-    # each value has at most 8 bytes
-    most = npy.MAGIC_LEN + MAX_HEADER + 8 * max_images * math.prod(image_shape)
+def read_array(data: bytes, image_shape: tuple[int, int, int], *, max_images: int) -> NDArray[np.uint8]:
+    """Levels of all images of a NumPy file, (N, C, H, W); arguments and errors are those of `ImageArray.open`."""
+    array = ImageArray.open(data, image_shape, max_images=max_images)
+    return array.read(len(array))
+
+
+def levels_of(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Levels from 0 to 255 of whole numbers, of booleans (black and white) or of fractions in [0, 1].
+
+    Raises `BadImage` for values out of range.
+    """
+    if values.dtype == np.bool_:
+        return np.multiply(values, 255, dtype=np.uint8)
+    most = 1.0 if values.dtype.kind == "f" else 255
+    # written so that NaN fails
+    if not (values.min() >= 0 and values.max() <= most):
+        kind = "Fractions" if values.dtype.kind == "f" else "Whole numbers"
+        raise BadImage(f"{kind} in an array must lie between 0 and {most:g}.")
+    if values.dtype.kind == "f":
+        return np.rint(values.astype(np.float64) * 255.0).astype(np.uint8)
+    return np.ascontiguousarray(values, np.uint8)
+
+
+def _open_archived(data: bytes) -> IO[bytes]:
+    """The array `images` of an archive, or its only one, decompressed as it is read."""
+    if data.count(ZIP_ENTRY) > MAX_ENTRIES:
+        raise BadImage(f"The .npz file has more than {MAX_ENTRIES} arrays.")
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            return read_npy(_read_member(archive, _choose(members), most), image_shape, max_images=max_images)
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        if ARCHIVED not in entries and len(entries) != 1:
+            raise BadImage("The .npz file must hold one array, or one that is named `images`.")
+        entry = entries.get(ARCHIVED) or next(iter(entries.values()))
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BadImage("The .npz file is compressed in a way that NumPy does not use; np.savez_compressed does.")
+        return archive.open(entry)
     except BAD_ZIP as error:
-        raise BadImage("The .npz file is damaged or is no zip archive.") from error
+        raise BadImage("The .npz file is damaged, encrypted or no zip archive.") from error
 
 
-def _choose(members: Sequence[zipfile.ZipInfo]) -> zipfile.ZipInfo:
-    if len(members) > MAX_MEMBERS:
-        raise BadImage(f"The .npz file has {len(members)} arrays; at most {MAX_MEMBERS} are read.")
-    chosen = [member for member in members if member.filename == f"{KEY}.npy"] or list(members)
-    if len(chosen) != 1:
-        raise BadImage(f"The .npz file must hold one array, or one that is named `{KEY}`.")
-    if chosen[0].compress_type not in PLAIN or chosen[0].flag_bits & 1:
-        raise BadImage("The .npz file is compressed or encrypted in a way that NumPy does not write.")
-    return chosen[0]
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:
-    """The bytes of a member; its header may lie about their number, so they are counted as they come."""
-    content = io.BytesIO()
-    with archive.open(member) as stream:
-        while piece := stream.read(PIECE_BYTES):
-            content.write(piece)
-            if content.tell() > most:
-                raise TooLarge(f"The array of the .npz file has more than {most} bytes, the most for one request.")
-    return content.getvalue()
-
-
-def _read_array(data: bytes) -> NDArray[np.generic]:
-    """The array of a `.npy` file, without a copy. Objects, which would have to be unpickled, are refused."""
-    stream = io.BytesIO(data)
-    shape, fortran_order, dtype = read_header(stream)
-    if dtype.kind not in "buif" or dtype.itemsize > 8:
-        raise BadImage(f"The array holds {dtype.name} values; send whole numbers of 0 to 255, or fractions of 0 to 1.")
-    if not 2 <= len(shape) <= 4 or min(shape) < 1:
-        raise BadImage(f"The array has shape {shape}, which is no image and no list of images.")
-    rest = memoryview(data)[stream.tell() :]
-    expected = math.prod(shape) * dtype.itemsize
-    if len(rest) != expected:
-        raise BadImage(f"The array should have {expected} bytes after its header and has {len(rest)}.")
-    flat = np.frombuffer(rest, dtype)
-    return flat.reshape(shape, order="F" if fortran_order else "C")
-
-
-def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
-    """Shape, Fortran order and data type of the array that begins here. Raises `BadImage`."""
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Shape, Fortran order and data type of the array that begins here."""
     try:
-        version = npy.read_magic(stream)
-        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, fortran_order, dtype = read(stream, max_header_size=MAX_HEADER)
-    except BAD_HEADER as error:
+        start = io.BytesIO(stream.read(MAX_HEADER + npy.MAGIC_LEN + 4))  # headers may claim to have up to 4 GB
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(start)]
+        shape, fortran_order, dtype = read(start, max_header_size=MAX_HEADER)
+        stream.seek(start.tell())
+    except (*BAD_HEADER, *BAD_ZIP) as error:
         raise BadImage("The array cannot be read: its .npy header is damaged or of an unknown version.") from error
     if any(abs(length) > MAX_LENGTH for length in shape):
         raise BadImage("The array has an axis that is too long.")
-    return tuple(map(int, shape)), fortran_order, dtype  # True and False pass for lengths
+    return tuple(map(int, shape)), fortran_order, dtype  # a damaged header may give True as a length
 
 
-def in_model_shape(array: NDArray[np.generic], image_shape: tuple[int, int, int]) -> NDArray[np.generic]:
-    """The array as (N, C, H, W). Raises `BadImage` if its images are not of the model's shape."""
+def _layout(shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> tuple[int, tuple[int, ...]]:
+    """Number of images in an array of that shape, and the shape in which each is stored."""
     channels, height, width = image_shape
-    last = (height, width, channels)
-    if channels == 1 and array.shape[-2:] == (height, width) and array.ndim < 4:
-        return array.reshape(-1, *image_shape)
-    if array.shape[-3:] == image_shape:
-        return array.reshape(-1, *image_shape)
-    if array.shape[-3:] == last:
-        return np.moveaxis(array.reshape(-1, *last), -1, 1)
-    wanted = f"(N, {channels}, {height}, {width}) or (N, {height}, {width}, {channels})"
-    if channels == 1:
-        wanted += f" or (N, {height}, {width})"
-    raise BadImage(f"The array has shape {array.shape}; this model takes {wanted}, or one such image.")
+    layouts = [image_shape, (height, width, channels), *([(height, width)] if channels == 1 else [])]
+    for layout in layouts:
+        if shape == layout:
+            return 1, layout
+        if shape[1:] == layout and shape[0] > 0:
+            return shape[0], layout
+    wanted = " or ".join(str(layout).replace("(", "(N, ") for layout in layouts)
+    raise BadImage(f"The array has shape {shape[:8]}; this model takes {wanted}, or one such image.")
 
 
-def levels_of(images: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """The values as levels from 0 to 255."""
-    if images.dtype == np.bool_:
-        return np.multiply(images, 255, dtype=np.uint8)
-    most = 1.0 if images.dtype.kind == "f" else 255
-    # written so that NaN fails
-    if not (images.min() >= 0 and images.max() <= most):
-        kind = "Fractions" if images.dtype.kind == "f" else "Whole numbers"
-        raise BadImage(f"{kind} in an array must lie between 0 and {most:g}.")
-    if images.dtype.kind == "f":
-        return np.rint(images.astype(np.float64) * 255.0).astype(np.uint8)
-    return np.ascontiguousarray(images, np.uint8)
+def _in_c_order(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> IO[bytes]:
+    """The values of an array in Fortran order, rearranged."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_FORTRAN_BYTES:
+        raise BadImage("So large an array must be in C order; np.ascontiguousarray makes it one.")
+    values = np.frombuffer(_read_exactly(stream, size), dtype)
+    return io.BytesIO(values.reshape(shape, order="F").tobytes() + _read(stream, 1))
+
+
+def _read_exactly(stream: IO[bytes], size: int) -> bytes:
+    data = _read(stream, size)
+    if len(data) != size:
+        raise BadImage("The array ends before the last of its images.")
+    return data
+
+
+def _read(stream: IO[bytes], size: int) -> bytes:
+    """At most that many bytes."""
+    try:
+        return stream.read(size)
+    except BAD_ZIP as error:
+        raise BadImage("The .npz file is damaged.") from error

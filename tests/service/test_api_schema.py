@@ -249,6 +249,7 @@ def test_what_stays_open_without_a_key_is_described(path: str) -> None:
     assert f"`{path}`" in sentence
 
 
+@pytest.mark.slow
 def test_every_check_of_a_complete_run_passes(guarded: Any, tmp_path: Path) -> None:
     """Examples, boundary values and fuzzing of every call, with and without a key and with other methods."""
     (tmp_path / "schemathesis.toml").write_text(CHECKS)

@@ -26,7 +26,7 @@ from service.bulk.journal import Journal
 from service.bulk.rows import Row
 from service.bulk.sources import SourceError, find_items
 from service.errors import BadImage
-from service.images import encode_png, read_npy
+from service.images import encode_png, read_array
 
 PATIENCE = 180.0
 SHAPE = (1, 8, 8)
@@ -148,7 +148,7 @@ def test_fractions_are_the_levels_of_an_upload(tmp_path: Path) -> None:
     fractions = np.linspace(0.0, 1.0, 64).reshape(8, 8)
     np.save(tmp_path / "image.npy", fractions)
     (item,) = find_items([tmp_path / "image.npy"], SHAPE)
-    levels = read_npy((tmp_path / "image.npy").read_bytes(), SHAPE, max_images=1)
+    levels = read_array((tmp_path / "image.npy").read_bytes(), SHAPE, max_images=1)
     assert item.read().tolist() == levels[0, 0].tolist()
 
 
@@ -326,6 +326,7 @@ runpy.run_module("service", run_name="__main__")
 """The command, which is killed in the middle of writing to the journal, while it writes the output, or after that."""
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_loses_nothing(score: Any, tmp_path: Path, folder: Path) -> None:
     images = np.random.default_rng(3).integers(0, 2, (20, 8, 8)).astype(np.uint8) * 255
     np.save(tmp_path / "images.npy", images)

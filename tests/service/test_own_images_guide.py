@@ -35,6 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide_lead_to_decisions(folder: Path, serve: Any, tmp_path: Path) -> None:
     commands = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^\$ (\.venv\S+ -m .*)$", GUIDE, re.M)]
     assert [command[2] for command in commands] == ["init", "train"]

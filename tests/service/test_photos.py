@@ -259,6 +259,7 @@ def test_empty_chunks_of_pixels_are_bounded() -> None:
         decode(png[:position] + empty * 99_990 + png[position:])
 
 
+@pytest.mark.slow
 def test_opened_pngs_of_many_empty_chunks_take_no_memory(peak_memory: Any) -> None:
     empty = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
     png = save(SMOOTH, "PNG")

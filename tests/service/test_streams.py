@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
 import socket
 import time
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +15,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.errors import BadImage, Problem
-from service.http.arrays import ImageArray
 from service.images import encode_png
 
 LINES = {"Accept": "application/x-ndjson"}
@@ -262,6 +258,7 @@ def test_it_stops_when_the_client_leaves(serve: Any, path: str) -> None:
         assert service.app.state.service.uploads.stream_bytes.used == 0
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_holds_the_computation(serve: Any) -> None:
     """It may do so for longer than the deadline, which is that of an image."""
     with serve(cache_memory_bytes=0, send_seconds=600, deadline_seconds=5) as service:
@@ -319,91 +316,3 @@ def test_what_a_stream_computes_is_cached(serve: Any, pngs: list[bytes]) -> None
             assert service.client.post(path, files={"file": pngs[0]}).headers["x-cache"] == "hit"
             lines_of(service.client.post(path, files={"file": pngs[0]}, headers=LINES))
             assert computed(service) == before
-
-
-def archive_of(*names: str, method: int = zipfile.ZIP_DEFLATED, content: bytes = b"") -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
-        for name in names:
-            archive.writestr(name, content or npy_of(random_images(2)))
-    return file.getvalue()
-
-
-FORTRAN = npy_of(np.asfortranarray(np.arange(64, dtype=np.uint8).reshape(1, 8, 8).repeat(2, 0)))
-OBJECTS = npy_of(np.array([[[{}]]], dtype=object))
-HEADER_2 = io.BytesIO()
-np.lib.format.write_array(HEADER_2, random_images(1), version=(2, 0))
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"", "cannot be read"),
-        (npy_of(random_images(2))[:100], "cannot be read"),
-        (HEADER_2.getvalue(), "version 1.0"),
-        (FORTRAN, "C order"),
-        (OBJECTS, "The array holds"),
-        (npy_of(np.zeros((1, 8, 8), np.complex64)), "The array holds"),
-        (npy_of(np.zeros((1, 8, 8), "S1000")), "The array holds"),
-        (npy_of(np.zeros(64, np.uint8)), "no image"),
-        (npy_of(np.zeros((0, 8, 8), np.uint8)), "no image"),
-        (npy_of(np.zeros((1, 2, 8, 8), np.uint8)), "takes images of shape"),
-        (archive_of("a.npy", "b.npy"), "one array"),
-        (archive_of(), "cannot be read"),
-        (archive_of(*(f"{index}.npy" for index in range(101))), "more than 100 entries"),
-        (archive_of("a.npy", method=zipfile.ZIP_LZMA), "by deflate"),
-        (archive_of("a.npy")[:-30], "cannot be read"),
-        (archive_of("a.npy", content=b"text"), "cannot be read"),
-    ],
-)
-def test_arrays_that_cannot_be_used(body: bytes, message: str) -> None:
-    with pytest.raises(BadImage, match=message):
-        ImageArray.open(body, (1, 8, 8), max_images=10)
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.full((1, 8, 8), np.nan), "between 0 and 1"),
-        (np.full((1, 8, 8), 1.01, np.float32), "between 0 and 1"),
-        (np.full((1, 8, 8), -0.01, np.float16), "between 0 and 1"),
-    ],
-)
-def test_values_out_of_range_are_refused(array: NDArray[Any], message: str) -> None:
-    opened = ImageArray.open(npy_of(array), (1, 8, 8), max_images=10)
-    with pytest.raises(BadImage, match=message):
-        opened.read(1)
-
-
-def test_a_file_that_ends_too_early_is_refused() -> None:
-    opened = ImageArray.open(npy_of(random_images(2))[:-1], (1, 8, 8), max_images=10)
-    opened.read(1)
-    with pytest.raises(BadImage, match="ends before the last"):
-        opened.read(1)
-
-
-def test_a_bomb_is_decompressed_no_further_than_is_asked(peak_memory: Any) -> None:
-    header = io.BytesIO()
-    shape = (10_000, 1, 100, 100)
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    body = archive_of("images.npy", content=header.getvalue() + bytes(100_000_000))
-
-    def read() -> None:
-        opened = ImageArray.open(body, (1, 100, 100), max_images=10_000)
-        for _ in range(10):
-            opened.read(1)
-
-    assert len(body) < 200_000
-    assert peak_memory(read) < 1_000_000
-
-
-def test_damage_to_an_archive_is_told_as_such() -> None:
-    good = bytearray(archive_of("images.npy", content=npy_of(random_images(40))))
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        bad = bytearray(good)
-        for position in rng.integers(0, len(bad), 3):
-            bad[position] = rng.integers(0, 256)
-        with contextlib.suppress(Problem):
-            array = ImageArray.open(bytes(bad), (1, 8, 8), max_images=40)
-            array.read(len(array))

@@ -56,6 +56,7 @@ def shell(serve: Any, tmp_path: Path) -> Iterator[Any]:
         yield run
 
 
+@pytest.mark.slow
 def test_the_tutorial_answers_what_it_prints(shell: Any) -> None:
     commands = steps()
     assert len(commands) == 10

@@ -49,7 +49,7 @@ def test_the_command_line_finds_what_the_named_files_define(tmp_path: Path) -> N
         with open(tmp_path / PLACES[part], "a", encoding="utf-8") as file:
             file.write("\n\n" + example(f"A {part}"))
     sources = tmp_path / "training" / "data" / "__init__.py"
-    text = sources.read_text(encoding="utf-8").replace("    FASHION_MNIST,\n)", "    FASHION_MNIST,\n    SHAPES,\n)")
+    text = re.sub(r"(SOURCES: .*?)\n\)", r"\1\n    SHAPES,\n)", sources.read_text(encoding="utf-8"), flags=re.DOTALL)
     text = text.replace(
         "from training.data.static", "from training.data.shapes import SHAPES\nfrom training.data.static"
     )

@@ -71,6 +71,7 @@ def wait_for_epoch(process: subprocess.Popen[str], epoch: int) -> None:
     raise AssertionError(f"ended before epoch {epoch}")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_checkpoint(
     long_recipe: Path, own_digits: Dataset, tmp_path: Path, metrics_of: Callable[[Path], list[dict[str, float]]]
 ) -> None:
@@ -111,6 +112,7 @@ def test_ctrl_c_says_how_to_go_on(long_recipe: Path, own_digits: Dataset, tmp_pa
     assert trainer.epoch >= 3
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_train_in_one_folder(long_recipe: Path, own_digits: Dataset, tmp_path: Path) -> None:
     arguments = [long_recipe, "--runs-dir", tmp_path / "runs", "--store", tmp_path / "store", "--threads", 1]
     folder = tmp_path / "runs" / "tiny" / "1"

@@ -474,6 +474,7 @@ def sweep(*words: object) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_one_that_fails_stops_no_other_and_what_is_done_is_skipped(
     recipe_file: Path,
     places: list[str],
@@ -548,6 +549,7 @@ def read_until(person: int, pattern: str | None) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_and_ctrl_c_stops_it(
     recipe_file: Path, digits: Dataset, places: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ def test_the_kl_weight_is_in_what_is_maximized_and_not_in_the_bound() -> None:
     assert torch.equal(half.bound, full.bound)
 
 
+@pytest.mark.slow
 def test_more_draws_make_the_bound_tighter() -> None:
     """On the average over many noises (Burda et al., 2016, Theorem 1)."""
     model, x = model_of(), images()

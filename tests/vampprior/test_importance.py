@@ -222,7 +222,9 @@ def test_memory_is_bounded_however_many_samples_there_are(
 ) -> None:
     config = ModelConfig(name, "vampprior", likelihood, image_shape=(1, 8, 8), hidden_dim=32, num_components=10)
     model = build_model(config).eval()
-    images = torch.rand(1 if num_samples > 100 else 200, 1, 8, 8).round()
+    # at least three chunks of rows; few samples need many images for that
+    num_images = max(1, 3 * max_bytes // (num_samples * model.bytes_per_row) + 1)
+    images = torch.rand(num_images, 1, 8, 8).round()
     mixture = model.prior_mixture()
     with Allocations() as allocations:
         log_likelihood(model, images, num_samples=num_samples, mixture=mixture, max_bytes=max_bytes)

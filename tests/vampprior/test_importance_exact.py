@@ -61,7 +61,14 @@ BINARY = [name for name in sorted(LIKELIHOODS) if LIKELIHOODS[name].binary]
 SMALL_KINDS = [*product(SMALL_MODELS, sorted(PRIORS), sorted(LIKELIHOODS))]
 # each row of a convolutional model costs a hundred times as much, so these go without the mixtures, and fewer nodes do
 LARGER_IMAGES = {"resnet_hvae": (1, 8, 8)}
-LARGER_KINDS = [(model, "standard", name) for model in MODELS if model not in SMALL_MODELS for name in LIKELIHOODS]
+LARGER_KINDS = [
+    pytest.param(
+        (model, "standard", name), marks=[pytest.mark.slow] if model == "pixel_hvae" and name != "bernoulli" else []
+    )
+    for model in MODELS
+    if model not in SMALL_MODELS
+    for name in LIKELIHOODS
+]
 
 
 @pytest.fixture

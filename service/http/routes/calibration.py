@@ -9,13 +9,12 @@ from pydantic import Field
 
 from service.cache import cache_key
 from service.errors import CalibrationNotFound
-from service.http.answers import ANSWER_HEADERS, answer
+from service.http.answers import ANSWER_HEADERS, cached_answer
 from service.http.problems import PROBLEM_RESPONSES
 from service.http.routes.models import Name
 from service.http.routes.parameters import client_of, service_of
 from service.http.routes.query import QueryModel, QueryRoute
 from service.http.schemas import CalibrationAnswer, LatentMapAnswer
-from service.http.validators import etag_of, not_modified
 
 __all__ = ["router"]
 
@@ -43,11 +42,7 @@ async def calibration(request: Request, name: Name, query: Annotated[Calibration
         return await loaded.engine.quantiles(chosen, client_of(request))
 
     key = cache_key("calibration", loaded.digest, repr(chosen))
-    etag = etag_of(key)
-    if (unchanged := not_modified(request, etag)) is not None:
-        return unchanged
-    body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, "application/json", loaded, hit=hit, etag=etag)
+    return await cached_answer(request, loaded, service_of(request).cache, key, compute, "application/json")
 
 
 @router.get(
@@ -72,8 +67,4 @@ async def latent_map(request: Request, name: Name, query: Annotated[CalibrationQ
         return body
 
     key = cache_key("map", loaded.digest, repr(chosen))
-    etag = etag_of(key)
-    if (unchanged := not_modified(request, etag)) is not None:
-        return unchanged
-    body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, "application/json", loaded, hit=hit, etag=etag)
+    return await cached_answer(request, loaded, service_of(request).cache, key, compute, "application/json")

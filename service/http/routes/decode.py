@@ -22,6 +22,8 @@ __all__ = ["router"]
 
 MAX_IMAGES, MAX_BODY_BYTES = 64, 1 << 20
 """Images of a request, and bytes of its body."""
+MAX_LATENT = 10_000
+"""Largest latent, many times what a prior gives; far larger ones overflow in the networks."""
 
 EXAMPLE = {"latents": {"z2": [[0.0] * 40]}}
 LATENTS_BODY: dict[str, Any] = {
@@ -131,8 +133,7 @@ def _layers(body: LatentsBody, loaded: LoadedModel) -> list[NDArray[np.float32]]
 def _layer(name: str, rows: list[list[float]], shape: tuple[int, int]) -> NDArray[np.float32]:
     if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
         raise BadParameter(f"{name} must be {shape[0]} lists of {shape[1]} numbers each")
-    with np.errstate(over="ignore"):
-        values = np.array(rows, np.float64).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise BadParameter(f"{name} has a number that is not finite in single precision")
-    return values
+    values = np.array(rows, np.float64)
+    if not (np.abs(values) <= MAX_LATENT).all():
+        raise BadParameter(f"{name} has a number that is not between -{MAX_LATENT:,} and {MAX_LATENT:,}")
+    return values.astype(np.float32)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from service.cache import cache_key
 from service.engine.protocol import REFINEMENT_DRAWS
+from service.engine.queue import Request as Room
 from service.errors import BadParameter, TooLarge
 from service.http.answers import ANSWER_HEADERS, answer, results_json
 from service.http.problems import PROBLEM_RESPONSES
@@ -67,6 +68,20 @@ class Scoring:
     def key(self, loaded: LoadedModel, digest: str) -> str:
         """Cache key of the score of an image with this digest."""
         return cache_key("loglik", loaded.digest, repr(astuple(self)), digest)
+
+    def score(
+        self, loaded: LoadedModel, room: Room, levels: bytes, report: Callable[[bytes], None] | None = None
+    ) -> Awaitable[bytes]:
+        """The score of an image, a JSON object; `report` is told estimates from fewer samples before."""
+        return loaded.engine.score(
+            room,
+            levels,
+            num_samples=self.num_samples,
+            seed=self.seed,
+            refine=self.refine,
+            precision=self.precision,
+            report=report,
+        )
 
 
 class LogLikelihoodQuery(BinarizeQuery):
@@ -161,15 +176,7 @@ async def _stream(request: Request, query: LogLikelihoodQuery, format_: StreamFo
 
         async def compute() -> bytes:
             loaded.engine.check_room(scoring.rows)
-            return await loaded.engine.score(
-                room,
-                levels,
-                num_samples=scoring.num_samples,
-                seed=scoring.seed,
-                refine=scoring.refine,
-                precision=scoring.precision,
-                report=report if query.progress else None,
-            )
+            return await scoring.score(loaded, room, levels, report if query.progress else None)
 
         result, _ = await service.cache.get_or_compute(key, compute)
         tell(Event.of_image("score", index, name, result))
@@ -207,16 +214,7 @@ async def score_images(
         with loaded.engine.admit_scores(len(missing), scoring.num_samples, client, scoring.refine) as room:
 
             async def score(index: int) -> None:
-                def compute() -> Awaitable[bytes]:
-                    return loaded.engine.score(
-                        room,
-                        levels[index],
-                        num_samples=scoring.num_samples,
-                        seed=scoring.seed,
-                        refine=scoring.refine,
-                        precision=scoring.precision,
-                    )
-
+                compute = partial(scoring.score, loaded, room, levels[index])
                 scores[index] = await service.cache.compute(keys[index], compute)
 
             await _all([score(index) for index in missing])

@@ -12,12 +12,11 @@ from pydantic import Field
 
 from service.cache import cache_key
 from service.errors import PseudoInputNotFound
-from service.http.answers import answer, answer_type, image_response
+from service.http.answers import answer_type, cached_answer, image_response
 from service.http.problems import PROBLEM_RESPONSES
 from service.http.routes.parameters import MAX_SEED, LayoutQuery, client_of, service_of
 from service.http.routes.query import QueryRoute
 from service.http.schemas import PseudoInputList
-from service.http.validators import etag_of, not_modified
 from service.models.loaded import LoadedModel
 
 __all__ = ["router"]
@@ -109,8 +108,4 @@ async def _show(
         )
 
     key = cache_key("pseudo-inputs", loaded.digest, repr((offset, chosen, view, layout, query.stretch)))
-    etag = etag_of(key)
-    if (unchanged := not_modified(request, etag)) is not None:
-        return unchanged
-    body, hit = await service_of(request).cache.get_or_compute(key, compute)
-    return answer(body, answer_type(request, layout), loaded, hit=hit, etag=etag)
+    return await cached_answer(request, loaded, service_of(request).cache, key, compute, answer_type(request, layout))

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import BadRequest, TooLarge, quoted
+from service.errors import BadImage, BadRequest, TooLarge, quoted
 from service.http.uploads import ModelImages
+from service.images import levels_of
 
 __all__ = [
     "DATATYPES",
@@ -46,7 +47,7 @@ class InputParameters(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class InputTensor(msgspec.Struct, forbid_unknown_fields=True):
-    """An input tensor; `data` is JSON that has not been decoded."""
+    """An input tensor. `data` holds undecoded JSON, so that its size can be checked first."""
 
     name: str
     shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=8)]
@@ -69,7 +70,7 @@ class RequestedOutput(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class InferenceRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The JSON of a request; `parameters` has not been decoded."""
+    """The JSON of a request. `parameters` holds undecoded JSON, whose fields depend on the outputs."""
 
     id: Annotated[str, msgspec.Meta(max_length=256)] = ""
     parameters: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
@@ -119,11 +120,11 @@ def read_images(
     if tensor.datatype not in ("UINT8", "FP32"):
         raise BadRequest(f"`{INPUT}` must be UINT8 or FP32, not {quoted(tensor.datatype)}")
     values = _values(tensor, binary, count * math.prod(image_shape)).reshape(count, *image_shape)
-    if values.dtype != np.uint8:
-        if not ((values >= 0) & (values <= 1)).all():  # false for NaN, too
-            raise BadRequest(f"values of `{INPUT}` in FP32 must lie in [0, 1]")
-        values = np.rint(values.astype(np.float64) * 255.0).astype(np.uint8)  # as for NumPy files
-    return ModelImages([f"image {index}" for index in range(count)], values)
+    try:
+        levels = levels_of(values)
+    except BadImage as error:
+        raise BadRequest(f"`{INPUT}` in {tensor.datatype}: {error.detail}") from error
+    return ModelImages([f"image {index}" for index in range(count)], levels)
 
 
 def _count_images(shape: Sequence[int], image_shape: tuple[int, int, int]) -> int:
